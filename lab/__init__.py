@@ -1,0 +1,3 @@
+"""Tenfold: ten research papers as pure JAX functions."""
+
+__version__ = "0.1.0"
