@@ -1,0 +1,155 @@
+"""One step on one device, several, or several hosts. Only this file calls `pmap`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from lab.errors import require
+
+AXIS = "batch"
+
+
+class CompiledStep:
+    """A step compiled for its devices; made by `compile`.
+
+    `place` a state once, `split` each batch, call, and `fetch` a state to the host again. On one
+    device these are plain transfers; on several the arrays get a leading device axis.
+    """
+
+    def __init__(self, step: Callable, devices: Sequence[jax.Device], donate: bool):
+        self.devices = list(devices)
+        self.local_devices = [d for d in devices if d.process_index == jax.process_index()]
+        self.is_parallel = len(self.devices) > 1
+        donated = (0,) if donate else ()
+        if self.is_parallel:
+            self._call = jax.pmap(step, AXIS, devices=self.devices, donate_argnums=donated)
+        else:
+            # shard_map over a mesh of one binds the axis name without an axis in the arrays.
+            mesh, everything = Mesh(np.array(self.devices), (AXIS,)), PartitionSpec()
+            bound = jax.shard_map(
+                step, mesh=mesh, in_specs=everything, out_specs=everything, check_vma=False
+            )
+            self._call = jax.jit(bound, donate_argnums=donated)
+
+    def __call__(self, state: Any, batch: Any) -> tuple[Any, Any]:
+        """Takes the step on every device; metrics keep the device axis where there is one."""
+        return self._call(state, batch)
+
+    def place(self, state: Any) -> Any:
+        """Copies a host state to every device (never aliases it, so donation is safe)."""
+        if not self.is_parallel:
+            return jax.tree.map(lambda x: jnp.array(x, copy=True), jax.device_put(state))
+        return _replicate(state, self.local_devices)
+
+    def split(self, batch: Any) -> Any:
+        """Cuts this host's part of a batch into one equal part a device.
+
+        Raises: InvalidInputError where the batch does not divide by the number of devices.
+        """
+        if not self.is_parallel:
+            return batch
+        count = len(self.local_devices)
+
+        def cut(x):
+            require(
+                x.shape[0] % count == 0,
+                f"a batch of {x.shape[0]} does not divide by {count} devices; "
+                "pad it and mask the padding",
+            )
+            return x.reshape(count, x.shape[0] // count, *x.shape[1:])
+
+        return jax.tree.map(cut, batch)
+
+    def fetch(self, tree: Any) -> Any:
+        """The first device's copy of a state or of metrics, without the device axis."""
+        if not self.is_parallel:
+            return tree
+        return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+
+
+def compile(
+    step: Callable, devices: Sequence[jax.Device] | None = None, *, donate: bool = True
+) -> CompiledStep:
+    """Compiles `step(state, batch) -> (state, metrics)` with the axis name "batch" bound.
+
+    Args:
+      step: pure; reduces over examples with `psum(..., "batch")` (see `steps.mean_over`).
+      devices: all devices of all hosts by default. One: `jit`. Several: `pmap`.
+      donate: give the state's buffers to the result.
+    """
+    devices = jax.devices() if devices is None else devices
+    require(len(devices) > 0, "compile needs at least one device")
+    return CompiledStep(step, devices, donate)
+
+
+def compile_copies(
+    run: Callable, in_axes: Any = 0, devices: Sequence[jax.Device] | None = None
+) -> Callable:
+    """Compiles `run` over a leading axis of independent copies, sharded over local devices.
+
+    Args:
+      run: a function of one copy.
+      in_axes: as of `jax.vmap`, an int or None an argument: 0 has the copies axis, None is shared.
+      devices: this host's devices by default.
+    Returns: a function of arrays whose copies axis has any length: on several devices it is
+      padded with repeats of the last copy to a multiple of their number, and cut again.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    mapped = jax.vmap(run, in_axes=in_axes)
+    if len(devices) == 1:
+        return jax.jit(mapped)
+    parallel = jax.pmap(mapped, in_axes=in_axes, devices=devices)
+
+    def call(*args):
+        axes = in_axes if isinstance(in_axes, (tuple, list)) else [in_axes] * len(args)
+        count = _num_copies(args, axes)
+        per_device = -(-count // len(devices))
+        spread = [
+            arg
+            if axis is None
+            else jax.tree.map(lambda x: _spread(x, len(devices), per_device), arg)
+            for arg, axis in zip(args, axes, strict=True)
+        ]
+        out = parallel(*spread)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], out)
+
+    return call
+
+
+def _num_copies(args: Sequence[Any], axes: Sequence[int | None]) -> int:
+    sizes = {
+        leaf.shape[0]
+        for arg, axis in zip(args, axes, strict=True)
+        if axis is not None
+        for leaf in jax.tree.leaves(arg)
+    }
+    require(len(sizes) == 1, f"the copies axis must have one length, got {sorted(sizes)}")
+    return sizes.pop()
+
+
+def _spread(x: jax.Array, num_devices: int, per_device: int) -> jax.Array:
+    missing = num_devices * per_device - x.shape[0]
+    x = jnp.concatenate([x, jnp.repeat(x[-1:], missing, axis=0)]) if missing else x
+    return x.reshape(num_devices, per_device, *x.shape[1:])
+
+
+def _replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    mesh = Mesh(np.array(devices), (AXIS,))
+    sharding = jax.sharding.NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(
+        lambda x: jax.device_put(jnp.broadcast_to(x, (len(devices), *jnp.shape(x))), sharding), tree
+    )
+
+
+def global_index(local_size: int, axis_name: str = AXIS) -> jax.Array:
+    """Index of each of this device's examples in the global batch; int32 [local_size]."""
+    return jax.lax.axis_index(axis_name) * local_size + jnp.arange(local_size)
+
+
+def example_keys(key: jax.Array, local_size: int, axis_name: str = AXIS) -> jax.Array:
+    """A key an example that does not depend on the number of devices; keys [local_size]."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, global_index(local_size, axis_name))
