@@ -128,7 +128,7 @@ class Checkpoints:
         path = self.folder / str(step) / "note.json"
         try:
             note = json.loads(path.read_text())
-            note["checksums"], note["metrics"]  # noqa: B018 (both must be there)
+            note["checksums"], note["metrics"]
             return note
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
@@ -169,7 +169,9 @@ def _from_arrays(arrays: dict[str, Any], like: Any) -> Any:
     def revive(path, leaf):
         value = arrays[jax.tree_util.keystr(path)]
         if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(value, impl=str(jax.random.key_impl(leaf)))
+            return jax.random.wrap_key_data(
+                value, impl=jax.random.key_impl(jnp.empty((), leaf.dtype))
+            )
         return value
 
     return jax.tree_util.tree_map_with_path(revive, like)
@@ -177,7 +179,7 @@ def _from_arrays(arrays: dict[str, Any], like: Any) -> Any:
 
 def _checksums(arrays: dict[str, Any]) -> dict[str, list]:
     """Shape, dtype and CRC-32 of every array."""
-    host = {name: np.ascontiguousarray(jax.device_get(x)) for name, x in arrays.items()}
+    host = {name: np.asarray(jax.device_get(x)) for name, x in arrays.items()}
     return {
         name: [list(x.shape), str(x.dtype), zlib.crc32(x.tobytes())] for name, x in host.items()
     }

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lab.errors import require
 
@@ -34,6 +34,7 @@ class CompiledStep:
                 step, mesh=mesh, in_specs=everything, out_specs=everything, check_vma=False
             )
             self._call = jax.jit(bound, donate_argnums=donated)
+            self._sharding = NamedSharding(mesh, everything)
 
     def __call__(self, state: Any, batch: Any) -> tuple[Any, Any]:
         """Takes the step on every device; metrics keep the device axis where there is one."""
@@ -42,7 +43,8 @@ class CompiledStep:
     def place(self, state: Any) -> Any:
         """Copies a host state to every device (never aliases it, so donation is safe)."""
         if not self.is_parallel:
-            return jax.tree.map(lambda x: jnp.array(x, copy=True), jax.device_put(state))
+            state = jax.tree.map(lambda x: jnp.array(x, copy=True), state)
+            return jax.device_put(state, self._sharding)
         return _replicate(state, self.local_devices)
 
     def split(self, batch: Any) -> Any:
@@ -139,7 +141,7 @@ def _spread(x: jax.Array, num_devices: int, per_device: int) -> jax.Array:
 
 def _replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     mesh = Mesh(np.array(devices), (AXIS,))
-    sharding = jax.sharding.NamedSharding(mesh, PartitionSpec(AXIS))
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.tree.map(
         lambda x: jax.device_put(jnp.broadcast_to(x, (len(devices), *jnp.shape(x))), sharding), tree
     )
