@@ -47,6 +47,10 @@ class CheckpointError(LabError):
     """Saved state is missing, damaged, does not fit the program, or cannot be written."""
 
 
+class StorageError(LabError, OSError):
+    """A file cannot be written: the disk is full, the folder read-only or not there."""
+
+
 class MissingExtraError(LabError, ImportError):
     """An optional dependency is not installed; names the command that installs it."""
 
