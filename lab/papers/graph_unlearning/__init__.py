@@ -1,0 +1,1 @@
+"""Graph unlearning (GraphEraser, Chen et al., CCS 2022)."""
