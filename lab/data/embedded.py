@@ -70,13 +70,13 @@ def generated_citations(
     mean_degree: float = 5.0,
     homophily: float = 0.85,
     words_per_node: int = 12,
-    topic_share: float = 0.2,
+    topic_share: float = 0.25,
 ) -> NodeDataset:
     """A citation-like graph: classes are communities, a node's words only hint at its class.
 
-    A degree-corrected stochastic block model (Karrer & Newman, 2011) whose expected degrees follow a
-    truncated Pareto law, with 0/1 bags of words as features: the neighbours say more about a class
-    than the words, so graph networks beat networks that see the features alone.
+    A degree-corrected stochastic block model (Karrer & Newman, 2011) whose expected degrees follow
+    a truncated Pareto law, with 0/1 bags of words as features: the neighbours say more about a
+    class than the words, so graph networks beat networks that see the features alone.
 
     Args:
       seed: the same seed gives the same graph on every machine.

@@ -1,8 +1,8 @@
 """Pickles of numpy arrays and plain containers, read without running anything.
 
 Old data sets come as Python pickles (Planetoid's `ind.*` files, CIFAR's batches). A pickle names
-classes and functions to call; here only those in the table below are admitted and every other name is
-refused, so a hostile file cannot do more than waste memory.
+classes and functions to call; here only those in the table below are admitted and every other
+name is refused, so a hostile file cannot do more than waste memory.
 """
 
 import collections
