@@ -18,7 +18,7 @@ from lab.report.plain import dotted, plain
 from lab.report.provenance import commit_in_words, machine_in_words
 from lab.report.result import Figure, Result
 
-_CONTENTS = ("config.json", "metrics.jsonl", "result.json", "figures", "checkpoints")
+_CONTENTS = ("config.json", "metrics.jsonl", "result.json", "figures", "checkpoints", "crash.txt")
 
 
 class Task(Protocol):

@@ -1,0 +1,1 @@
+"""Configurations, presets and wiring of the papers: `python -m experiments` and its commands."""

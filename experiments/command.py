@@ -1,0 +1,206 @@
+"""The command line: `python -m experiments` and `python -m experiments.<paper>`."""
+
+import dataclasses
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments import papers
+from experiments.progress import console, shown
+from experiments.show import print_result
+from lab.errors import InvalidInputError, LabError, NonFiniteError, require
+from lab.report import Result, Run
+from lab.report.run import Reporter
+
+ABOUT_PRESETS = {
+    "quick": "embedded data, at most 90 s on two CPU cores",
+    "bench": "real data at reduced scale, about 20 minutes on two CPU cores",
+    "paper": "the paper's data and settings, for accelerators",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options that every experiment has."""
+
+    name: str = "default"
+    """Name of the run: its folder is <runs-dir>/<paper>/<preset>-<name>."""
+    resume: bool = False
+    """Go on from the last checkpoint of the same run instead of starting over."""
+    runs_dir: Path = Path("runs")
+    """Folder that holds all runs."""
+    data_dir: Path | None = None
+    """Folder of data sets; by default $LAB_DATA_DIR, then where tensorflow-datasets keeps its."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def main(args: list[str]) -> int:
+    """`python -m experiments [command] ...`; returns the exit code."""
+    prepare()
+    if not args or args[0].startswith("-"):
+        from experiments import everything
+
+        return guarded(lambda: everything.run(args), args)
+    return guarded(lambda: _dispatch(args[0], args[1:]), args)
+
+
+def paper_main(name: str, args: list[str] | None = None) -> int:
+    """`python -m experiments.<name> [preset or verb] [overrides]`; returns the exit code."""
+    prepare()
+    arguments = sys.argv[1:] if args is None else args
+    return guarded(lambda: _run_command(name, arguments), arguments)
+
+
+def prepare() -> None:
+    """Keeps compiled programs between runs, and native log lines out of the way."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    cache = os.environ.get("LAB_CACHE_DIR") or Path.home() / ".cache" / "tenfold"
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(Path(cache).expanduser() / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    settings = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(settings)
+    if "jax" in sys.modules:  # it read its environment when it was imported
+        import jax
+
+        for name, value in settings.items():
+            jax.config.update(name.lower(), value if name.endswith("DIR") else float(value))
+
+
+def guarded(action: Callable[[], int], args: list[str]) -> int:
+    """Runs an action: an expected error or an interrupt becomes one line and an exit code."""
+    try:
+        return action()
+    except LabError as error:
+        if "--debug" in args:
+            traceback.print_exc()
+        print(f"error: {in_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def in_one_line(error: BaseException) -> str:
+    """The message of an error on one line, with the step where it has one."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, NonFiniteError) and error.step is not None:
+        is_told = f"step {error.step}" in text
+        return text if is_told else f"{text} (step {error.step})"
+    return text
+
+
+def parse(kind: type, args: list[str], *, prog: str, description: str, default: Any = None) -> Any:
+    """Arguments as a typed object; leaves by SystemExit for --help (0) and bad arguments (2)."""
+    given = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=args, prog=prog, description=description, **given)
+
+
+def run_paper(
+    name: str, preset: str, config: Any, options: Options, reporter: Reporter | None = None
+) -> Result:
+    """Runs one experiment in its run folder, or returns what a finished run found on --resume.
+
+    Raises: LabError for whatever the experiment or the folder has to complain about.
+    """
+    experiment = papers.load(name)
+    run = Run.open(
+        options.runs_dir,
+        name,
+        preset,
+        options.name,
+        config,
+        resume=options.resume,
+        data_dir=options.data_dir,
+        code=papers.code_version(name),
+        reporter=reporter,
+    )
+    if run.resumed and run.result_path.exists():
+        return Result.load(run.result_path)
+    return run.finish(experiment.main(config, run))
+
+
+def _dispatch(command: str, args: list[str]) -> int:
+    if command in papers.names():
+        return _run_command(command, args)
+    if command == "data":
+        from experiments import data
+
+        return data.run(args)
+    if command == "report":
+        from experiments import report
+
+        return report.run(args)
+    if command == "speed":
+        from experiments import speed
+
+        return speed.run(args)
+    if command == "list":
+        from experiments import listing
+
+        return listing.run(args)
+    known = ", ".join(["report", "data", "speed", "list", *papers.names()])
+    raise InvalidInputError(f"there is no command {command!r}; there are: {known}")
+
+
+def _run_command(name: str, args: list[str]) -> int:
+    experiment = papers.load(name)
+    verbs = papers.verbs(experiment)
+    first = args[0] if args and not args[0].startswith("-") else None
+    if first in verbs:
+        return verbs[first](args[1:])
+    known = ", ".join([*experiment.PRESETS, *verbs])
+    require(
+        first is None or first in experiment.PRESETS,
+        f"{name} has no preset or command {first!r}; there are: {known}",
+    )
+    preset = first or "quick"
+    config, options = _parse_paper(experiment, name, preset, args[1:] if first else args)
+    output = console()
+    with shown(output) as reporter:
+        result = run_paper(name, preset, config, options, reporter)
+    folder = options.runs_dir / name / f"{preset}-{options.name}"
+    print_result(output, result, folder)
+    return 0
+
+
+def _parse_paper(
+    experiment: papers.Experiment, name: str, preset: str, args: list[str]
+) -> tuple[Any, Options]:
+    """The preset's configuration with the overrides applied, and the common options."""
+    flat = tyro.conf.arg(name="")
+    command = dataclasses.make_dataclass(
+        "Command",
+        [("config", Annotated[experiment.Config, flat]), ("options", Annotated[Options, flat])],
+    )
+    parsed = parse(
+        command,
+        args,
+        prog=f"python -m experiments.{name} {preset}",
+        description=_description(experiment, name),
+        default=command(papers.preset(experiment, preset), Options()),
+    )
+    return parsed.config, parsed.options
+
+
+def _description(experiment: papers.Experiment, name: str) -> str:
+    lines = [f"{experiment.TITLE}. {experiment.SUMMARY}", "", "Presets, named first on the line:"]
+    for preset in experiment.PRESETS:
+        data = papers.needs(experiment, preset)
+        about = ABOUT_PRESETS.get(preset, "")
+        lines.append(f"  {preset:6} {about}{'; needs ' + ', '.join(data) if data else ''}")
+    for verb, function in papers.verbs(experiment).items():
+        lines.append(f"  {verb:6} {papers.first_paragraph(function)}")
+    lines += [
+        "",
+        f"The options below override the preset: python -m experiments.{name} bench --name mine",
+    ]
+    return "\n".join(lines)
