@@ -1,0 +1,134 @@
+"""The zip archive in which torch (since 1.6) keeps a checkpoint: a pickle and raw storages.
+
+Layout: `<name>/data.pkl`, `<name>/data/<record>` with the elements of each storage, and
+`<name>/byteorder`. Torch never compresses these records, so a compressed one is refused, and no
+record can be larger than the file.
+"""
+
+import os
+import re
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lab.errors import CorruptFileError, UnsafeFileError, require
+from lab.interop.torch_globals import Storage, StoredTensor
+from lab.interop.torch_pickle import read_plain_pickle
+
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    RuntimeError,  # an "encrypted" record; NotImplementedError, an unknown format version
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+)
+
+
+class TorchArchive:
+    """One checkpoint in torch's zip form, with `contents`, its pickle as plain data.
+
+    Raises: UnsafeFileError, CorruptFileError, with the path in front.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._storages: dict[Storage, np.ndarray] = {}
+        self._shared = frozenset[Storage]()
+        try:
+            self._zip = zipfile.ZipFile(self.path)
+            self._sizes = {info.filename: info.file_size for info in self._zip.infolist()}
+        except _ZIP_ERRORS as error:
+            raise self._corrupt(f"not a whole zip archive ({error})") from error
+        self._root = self._find_root()
+        self._is_big_endian = self._read_byte_order()
+        try:
+            self.contents: Any = read_plain_pickle(self._read(self._root + "data.pkl"))
+        except (UnsafeFileError, CorruptFileError) as error:
+            raise type(error)(f"{self.path}: {error}") from error
+
+    def keep_shared(self, tensors: list[StoredTensor]) -> None:
+        """Notes which storages several of `tensors` view, so that each of them is read once."""
+        seen: set[Storage] = set()
+        self._shared = frozenset(
+            t.storage for t in tensors if t.storage in seen or seen.add(t.storage)
+        )
+
+    def read_tensor(self, tensor: StoredTensor) -> np.ndarray:
+        """The elements of `tensor` in its dtype and shape; read-only where it shares memory."""
+        storage = tensor.storage
+        elements = self._storages.get(storage)
+        if elements is None:
+            elements = self._read_storage(storage)
+            if storage in self._shared:
+                self._storages[storage] = elements
+        if 0 in tensor.shape:
+            return np.empty(tensor.shape, storage.dtype)
+        # a dimension of one element may come with any stride, which numpy need not be able to hold
+        steps = [step if n > 1 else 0 for n, step in zip(tensor.shape, tensor.strides, strict=True)]
+        strides = [step * storage.dtype.itemsize for step in steps]
+        view = np.lib.stride_tricks.as_strided(
+            elements[tensor.offset :], tensor.shape, strides, writeable=False
+        )
+        view = np.conj(view) if tensor.is_conjugate else view
+        return np.negative(view) if tensor.is_negative else view
+
+    def _read_storage(self, storage: Storage) -> np.ndarray:
+        content = self._read(f"{self._root}data/{storage.record}")
+        wanted = storage.num_elements * storage.dtype.itemsize
+        # an untyped storage need not be a whole number of elements long
+        if not wanted <= len(content) < wanted + storage.dtype.itemsize:
+            raise self._corrupt(
+                f"storage {storage.record!r} has {len(content)} bytes, its tensors want {wanted}"
+            )
+        raw = np.frombuffer(content, np.uint8, wanted)
+        if storage.dtype.kind == "b":
+            return raw != 0  # a bool has to be 0 or 1 in numpy
+        unit = storage.dtype.itemsize // (2 if storage.dtype.kind == "c" else 1)
+        if self._is_big_endian and unit > 1:
+            raw = raw.view(f">u{unit}").astype(f"=u{unit}")
+        return raw.view(storage.dtype)
+
+    def _find_root(self) -> str:
+        names = [name for name in self._sizes if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        if len(names) != 1:
+            raise self._corrupt(
+                f"a zip archive with {len(names)} records data.pkl; torch.save writes one"
+            )
+        root = names[0].removesuffix("data.pkl")
+        if any(name.startswith(root + "code/") for name in self._sizes):
+            raise UnsafeFileError(
+                f"{self.path}: a TorchScript archive, which is a program. In PyTorch, save the "
+                "state_dict() of the loaded module instead"
+            )
+        return root
+
+    def _read_byte_order(self) -> bool:
+        name = self._root + "byteorder"
+        order = self._read(name) if name in self._sizes else b"little"
+        if order not in (b"little", b"big"):
+            raise self._corrupt(f"unknown byte order {order[:20]!r}")
+        return order == b"big"
+
+    def _read(self, name: str) -> bytes:
+        try:
+            info = self._zip.getinfo(name)
+            is_stored = info.compress_type == zipfile.ZIP_STORED
+            require(is_stored, "it is compressed; torch.save stores its records as they are")
+            require(info.compress_size == info.file_size, "its two sizes differ")
+            require(info.file_size <= self.path.stat().st_size, "it is larger than the file")
+            content = self._zip.read(info)
+            require(len(content) == info.file_size, "it is cut short")
+            return content
+        except _ZIP_ERRORS as error:
+            raise self._corrupt(f"record {name[:200]!r} cannot be read: {error}") from error
+
+    def _corrupt(self, what: str) -> CorruptFileError:
+        return CorruptFileError(f"{self.path}: {what}")
