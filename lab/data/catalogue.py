@@ -1,17 +1,17 @@
 """Finding and loading a data set by name.
 
 A name is looked up in this order: an explicit `data_dir`; the folder `$LAB_DATA_DIR` (sets of
-tensorflow-datasets in its `tfds/`); what was fetched into `$LAB_CACHE_DIR/data`; `$TFDS_DATA_DIR` or
-the default folder of tensorflow-datasets. Nothing is downloaded here; see `lab.data.fetch`.
+tensorflow-datasets in its `tfds/`); `$TFDS_DATA_DIR` or the default folder of tensorflow-datasets;
+what `fetch_dataset` put into `$LAB_CACHE_DIR/data`. Loading never downloads.
 """
 
 import difflib
 import os
-import shutil
 import tarfile
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def load(name: str, data_dir: str | Path | None = None, **options):
 
     Args:
       name: see `names`.
-      data_dir: folder to look in first.
+      data_dir: folder to look in first, or the data set's own file.
       options: passed to the set's loader, such as split="test" of an image set.
     Raises: DatasetNotFoundError (says where it was looked for and how to get it), DataError.
     """
@@ -85,13 +85,12 @@ def search_folders(found: Entry, data_dir: str | Path | None = None) -> list[tup
         folders.append(("data_dir", Path(data_dir).expanduser()))
     if os.environ.get("LAB_DATA_DIR"):
         folders.append(("LAB_DATA_DIR", Path(os.environ["LAB_DATA_DIR"]).expanduser()))
-    folders.append(("fetched data", fetched_dir()))
     if found.in_tfds:
         named = os.environ.get("TFDS_DATA_DIR")
         default = "~/tensorflow_datasets"
         source = "TFDS_DATA_DIR" if named else "tensorflow-datasets"
         folders.append((source, Path(named or default).expanduser()))
-    return folders
+    return [*folders, ("fetched data", fetched_dir())]
 
 
 def cache_dir() -> Path:
@@ -144,22 +143,20 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as temporary:
+        content = Path(temporary) / "content"
+        content.mkdir()
         try:
             if zipfile.is_zipfile(archive):
                 with zipfile.ZipFile(archive) as file:
-                    file.extractall(temporary)
+                    file.extractall(content)
             else:
                 with tarfile.open(archive) as file:
-                    file.extractall(temporary, filter="data")
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+                    file.extractall(content, filter="data")
+        except (zipfile.BadZipFile, zlib.error, tarfile.TarError, EOFError, OSError) as error:
             raise CorruptFileError(f"{archive} cannot be unpacked: {error}") from error
-        content = Path(temporary)
         inner = content / folder.name
-        whole = inner if list(content.iterdir()) == [inner] and inner.is_dir() else content
-        staged = content.with_name(content.name + "-done")
-        shutil.move(whole, staged)
-        os.replace(staged, folder)
-        content.mkdir(exist_ok=True)  # The temporary folder removes itself, if it is there.
+        is_wrapped = list(content.iterdir()) == [inner] and inner.is_dir()
+        os.replace(inner if is_wrapped else content, folder)
 
 
 def _report_for(file: PublicFile, progress: FileProgress):
@@ -167,11 +164,11 @@ def _report_for(file: PublicFile, progress: FileProgress):
 
 
 def _first_match(folder: Path, places: tuple[str, ...]) -> Path | None:
-    """The first place that exists; of several versions the last. `folder` may be the file itself."""
+    """The first place that exists, of several versions the last. A file stands for itself."""
     if folder.is_file():
-        return folder if any(folder.match(place.rpartition("/")[2]) for place in places) else None
+        return folder
     for place in places:
-        matches = sorted(path for path in folder.glob(place) if not path.name.endswith(".part"))
+        matches = sorted(path for path in folder.glob(place) if path.suffix != ".part")
         if matches:
             return matches[-1]
     return None
