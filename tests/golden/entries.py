@@ -113,6 +113,10 @@ class Entry:
         """Files of the data folder that the configuration names, relative to that folder."""
         return sorted(set(_data_files(self.config)))
 
+    def data_path(self, name: str) -> Path:
+        """Where a file of the data folder is; `name` as the configuration has it."""
+        return Path(os.environ["LAB_DATA_DIR"], name)
+
     @functools.cached_property
     def expected(self) -> dict[str, Any]:
         """Relative key -> value of everything that this entry compares."""
