@@ -177,10 +177,8 @@ def _parse_paper(
 ) -> tuple[Any, Options]:
     """The preset's configuration with the overrides applied, and the common options."""
     flat = tyro.conf.arg(name="")
-    command = dataclasses.make_dataclass(
-        "Command",
-        [("config", Annotated[experiment.Config, flat]), ("options", Annotated[Options, flat])],
-    )
+    parts = [("config", experiment.Config), ("options", Options)]
+    command = dataclasses.make_dataclass("Command", [(n, Annotated[t, flat]) for n, t in parts])
     parsed = parse(
         command,
         args,
@@ -192,15 +190,17 @@ def _parse_paper(
 
 
 def _description(experiment: papers.Experiment, name: str) -> str:
-    lines = [f"{experiment.TITLE}. {experiment.SUMMARY}", "", "Presets, named first on the line:"]
-    for preset in experiment.PRESETS:
-        data = papers.needs(experiment, preset)
-        about = ABOUT_PRESETS.get(preset, "")
-        lines.append(f"  {preset:6} {about}{'; needs ' + ', '.join(data) if data else ''}")
-    for verb, function in papers.verbs(experiment).items():
-        lines.append(f"  {verb:6} {papers.first_paragraph(function)}")
-    lines += [
-        "",
-        f"The options below override the preset: python -m experiments.{name} bench --name mine",
-    ]
-    return "\n".join(lines)
+    title = f"{experiment.TITLE}. {experiment.SUMMARY}"
+    lines = [title, "", "Presets and commands, named first on the line (quick by default):"]
+    about = {preset: _about_preset(experiment, preset) for preset in experiment.PRESETS}
+    about |= {verb: papers.first_paragraph(f) for verb, f in papers.verbs(experiment).items()}
+    width = max(map(len, about))
+    lines += [f"  {first:{width}}  {text}" for first, text in about.items()]
+    example = f"python -m experiments.{name} bench --name mine"
+    return "\n".join([*lines, "", f"The options below override the preset: {example}"])
+
+
+def _about_preset(experiment: papers.Experiment, preset: str) -> str:
+    data = papers.needs(experiment, preset)
+    about = ABOUT_PRESETS.get(preset, "")
+    return f"{about}; needs {', '.join(data)}" if data else about

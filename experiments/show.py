@@ -8,6 +8,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from lab.report import FAILS, HOLDS, NOT_TESTED, REPORTED, Result, Table
+from lab.report.claims import counted
 from lab.report.result import format_cell
 
 STYLES = {HOLDS: "green", FAILS: "red", REPORTED: "cyan", NOT_TESTED: "dim"}
@@ -30,10 +31,8 @@ def print_result(output: Console, result: Result, folder: Path) -> None:
 
 def counts_in_words(result: Result) -> str:
     """ "3 hold, 1 fails", the verdicts that occur."""
-    words = {HOLDS: ("holds", "hold"), FAILS: ("fails", "fail")}
-    words |= {REPORTED: (REPORTED, REPORTED), NOT_TESTED: ("not tested", "not tested")}
-    found = [(count, words[verdict][count != 1]) for verdict, count in result.counts().items()]
-    return ", ".join(f"{count} {word}" for count, word in found if count) or "no claims"
+    counts = result.counts().items()
+    return ", ".join(counted(verdict, n) for verdict, n in counts if n) or "no claims"
 
 
 def _claims(result: Result) -> Grid:

@@ -105,6 +105,12 @@ class Claim:
         return HOLDS if self.holds else FAILS
 
 
+def counted(verdict: str, count: int) -> str:
+    """ "1 holds", "3 hold", "2 not tested": a number of claims of one verdict in words."""
+    words = {HOLDS: "hold" if count != 1 else HOLDS, FAILS: "fail" if count != 1 else FAILS}
+    return f"{count} {words.get(verdict, verdict.removesuffix(' at this scale'))}"
+
+
 def format_number(value: Any) -> str:
     """A number as people write it: four significant digits, thousands separated."""
     if isinstance(value, bool | np.bool_):

@@ -45,6 +45,17 @@ STYLE = {
 }
 
 
+@contextlib.contextmanager
+def style():
+    """The shared style for a block that draws with matplotlib itself."""
+    import matplotlib
+    from cycler import cycler
+
+    with matplotlib.rc_context(STYLE | {"axes.prop_cycle": cycler(color=PALETTE)}):
+        yield
+
+
+@style()
 def new(
     rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float | None = None, **kwargs
 ) -> tuple[Any, Any]:
@@ -59,23 +70,13 @@ def new(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with style():
-        size = (width, HEIGHT * rows if height is None else height)
-        fig = Figure(figsize=size, layout="constrained")
-        FigureCanvasAgg(fig)
-        return fig, fig.subplots(rows, columns, **kwargs)
+    size = (width, HEIGHT * rows if height is None else height)
+    fig = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(fig)
+    return fig, fig.subplots(rows, columns, **kwargs)
 
 
-@contextlib.contextmanager
-def style():
-    """The shared style for a block that draws with matplotlib itself."""
-    import matplotlib
-    from cycler import cycler
-
-    with matplotlib.rc_context(STYLE | {"axes.prop_cycle": cycler(color=PALETTE)}):
-        yield
-
-
+@style()
 def label(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
     """Writes the title and the names of the axes."""
     axes.set_title(title)
@@ -83,6 +84,7 @@ def label(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
     axes.set_ylabel(y)
 
 
+@style()
 def bars(
     axes: Any,
     names: Sequence[str],
@@ -125,6 +127,7 @@ def bars(
     _legend_if_many(axes, len(series))
 
 
+@style()
 def lines(axes: Any, x: Sequence[float], series: Mapping[str, Any], *, bands: bool = True) -> None:
     """Lines over x, one a series.
 
@@ -149,6 +152,7 @@ def lines(axes: Any, x: Sequence[float], series: Mapping[str, Any], *, bands: bo
     _legend_if_many(axes, len(series))
 
 
+@style()
 def histogram(axes: Any, series: Mapping[str, Any] | Sequence[float], *, bins: int = 20) -> None:
     """Histogram of one set of values, or of several by name over the same bins, as outlines."""
     series = series if isinstance(series, Mapping) else {"": series}
@@ -163,6 +167,7 @@ def histogram(axes: Any, series: Mapping[str, Any] | Sequence[float], *, bins: i
     _legend_if_many(axes, len(arrays))
 
 
+@style()
 def heat_map(
     axes: Any,
     values: Any,
@@ -197,4 +202,4 @@ def heat_map(
 
 def _legend_if_many(axes: Any, num_series: int) -> None:
     if num_series > 1:
-        axes.legend(frameon=False, fontsize=STYLE["legend.fontsize"])
+        axes.legend()

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from lab.report.claims import FAILS, HOLDS, NOT_TESTED, REPORTED, Claim, Measurement
+from lab.report.claims import FAILS, HOLDS, NOT_TESTED, REPORTED, Claim, Measurement, counted
 from lab.report.plain import dotted
 from lab.report.result import Cell, Figure, Result, Table, format_cell
 
@@ -19,7 +19,6 @@ _BADGES = {
     REPORTED: ("reported", "•"),
     NOT_TESTED: ("untested", "○"),
 }
-_COUNT_WORDS = {HOLDS: "hold", FAILS: "fail", REPORTED: "reported", NOT_TESTED: "not tested"}
 _PRESET_ORDER = ("paper", "bench", "quick")
 
 
@@ -91,7 +90,7 @@ def _overall(papers: list[list[Finished]]) -> str:
     firsts = [paper[0].result for paper in papers]
     totals = {verdict: sum(result.counts()[verdict] for result in firsts) for verdict in _BADGES}
     num_claims = sum(totals.values())
-    parts = [f"{count} {_COUNT_WORDS[verdict]}" for verdict, count in totals.items() if count]
+    parts = [counted(verdict, count) for verdict, count in totals.items() if count]
     papers_text = f"{len(papers)} paper{'s' if len(papers) != 1 else ''}"
     claims_text = f"{num_claims} claim{'s' if num_claims != 1 else ''}"
     return f"{papers_text}, {claims_text}{': ' if parts else ''}{', '.join(parts)}"
@@ -110,7 +109,7 @@ def _card(finished: Finished) -> str:
     images = (_image(finished, figure) for figure in result.figures)
     image = next(filter(None, images), "")
     counts = "".join(
-        _badge(verdict, f"{count} {_COUNT_WORDS[verdict]}")
+        _badge(verdict, counted(verdict, count))
         for verdict, count in result.counts().items()
         if count
     )
