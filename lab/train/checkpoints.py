@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from lab.errors import CheckpointError, require
+from lab.train.devices import largest_over_processes
 
 
 class Checkpoints:
@@ -21,11 +22,13 @@ class Checkpoints:
 
     A state is a pytree of arrays (typed keys included). A save is written beside and renamed, so
     a kill leaves the previous one whole. Old ones beyond `keep` are deleted, never the `best`.
+    With several processes the first one writes, and all of them read from the shared folder.
 
     Args:
       folder: created when first saved to.
       keep: how many to keep; None keeps all.
-      best: `metrics -> score`, higher is better; the best scored save is kept too.
+      best: `metrics -> score`, higher is better; the best scored saves are kept too.
+      keep_best: how many of those.
     """
 
     def __init__(
@@ -34,9 +37,12 @@ class Checkpoints:
         *,
         keep: int | None = 2,
         best: Callable[[dict[str, float]], float] | None = None,
+        keep_best: int = 1,
     ):
         require(keep is None or keep >= 1, f"keep must be at least 1 or None, got {keep}")
+        require(keep_best >= 1, f"keep_best must be at least 1, got {keep_best}")
         self.folder, self.keep, self.best_fn = Path(folder).absolute(), keep, best
+        self.keep_best = keep_best
 
     def steps(self) -> list[int]:
         """Steps that have a finished save, ascending."""
@@ -51,9 +57,7 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The saved step with the highest score, or None where nothing has one."""
-        scores = {step: self.note(step).get("score") for step in self.steps()}
-        scored = {step: score for step, score in scores.items() if score is not None}
-        return max(scored, key=lambda step: (scored[step], step), default=None)
+        return next(iter(self._ranked()), None)
 
     def save(
         self,
@@ -70,7 +74,17 @@ class Checkpoints:
         Raises: CheckpointError where the folder cannot be written or the disk is full; earlier
           saves are untouched.
         """
-        arrays = _to_arrays(state)
+        failure = None
+        if jax.process_index() == 0:
+            failure = self._try_to_save(step, state, metrics, position)
+        if largest_over_processes(int(failure is not None)):
+            raise CheckpointError(
+                f"cannot save step {step} to {self.folder}: {_first_line(failure)}; "
+                "earlier saves are untouched. Free some space or choose another folder."
+            ) from failure
+
+    def _try_to_save(self, step, state, metrics, position) -> Exception | None:
+        arrays = jax.tree.map(np.asarray, jax.device_get(_to_arrays(state)))
         score = float(self.best_fn(metrics)) if self.best_fn and metrics else None
         note = {
             "checksums": _checksums(arrays),
@@ -82,16 +96,13 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             _write(partial, arrays, note)
-            if jax.process_index() == 0:
-                shutil.rmtree(final, ignore_errors=True)
-                os.replace(partial, final)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(partial, final)
         except Exception as error:  # orbax and tensorstore raise many kinds for one full disk
             shutil.rmtree(partial, ignore_errors=True)
-            raise CheckpointError(
-                f"cannot save step {step} to {self.folder}: {_first_line(error)}; "
-                "earlier saves are untouched. Free some space or choose another folder."
-            ) from error
+            return error
         self._forget_old()
+        return None
 
     def restore(self, like: Any, step: int | None = None) -> Any:
         """Loads the state saved at `step`, or the newest.
@@ -109,7 +120,7 @@ class Checkpoints:
         expected = jax.eval_shape(_to_arrays, like)
         _check_fits(expected, note["checksums"], path)
         try:
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _checkpointer() as checkpointer:
                 arrays = checkpointer.restore(path / "state", expected)
         except Exception as error:
             raise CheckpointError(
@@ -136,21 +147,35 @@ class Checkpoints:
                 f"({_first_line(error)}){_way_out(self, step)}"
             ) from error
 
+    def _ranked(self) -> list[int]:
+        """The steps that have a score, best first; of equals the newest."""
+        scores = {step: self.note(step).get("score") for step in self.steps()}
+        scored = {step: score for step, score in scores.items() if score is not None}
+        return sorted(scored, key=lambda step: (scored[step], step), reverse=True)
+
     def _forget_old(self) -> None:
-        if self.keep is None or jax.process_index() != 0:
+        if self.keep is None:
             return
-        kept = {*self.steps()[-self.keep :], self.best() if self.best_fn else None}
+        best = self._ranked()[: self.keep_best] if self.best_fn else []
+        kept = {*self.steps()[-self.keep :], *best}
         for step in set(self.steps()) - kept:
             shutil.rmtree(self.folder / str(step), ignore_errors=True)
 
 
 def _write(partial: Path, arrays: Any, note: dict) -> None:
-    if jax.process_index() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    shutil.rmtree(partial, ignore_errors=True)
+    with _checkpointer() as checkpointer:
         checkpointer.save(partial / "state", arrays)
-    if jax.process_index() == 0:
-        (partial / "note.json").write_text(json.dumps(note))
+    (partial / "note.json").write_text(json.dumps(note))
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """One that asks nothing of other processes: every one holds the whole state."""
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process{this}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _to_arrays(tree: Any) -> dict[str, Any]:
@@ -207,6 +232,8 @@ def _way_out(checkpoints: Checkpoints, step: int) -> str:
     return ". Delete it to start again; there is no earlier one."
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: Exception | None) -> str:
+    if error is None:
+        return "the first process could not"
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lab.errors import require
@@ -71,6 +72,32 @@ class CompiledStep:
         if not self.is_parallel:
             return tree
         return jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)
+
+
+def start_distributed(coordinator: str, num_processes: int, process_id: int) -> None:
+    """Joins this process to the others of one run; before any other call to jax.
+
+    Afterwards `jax.devices()` are the devices of all processes, `compile` steps on all of them,
+    and each process feeds its part of a batch (`lab.data.streams` cuts it). Every process must
+    call `fit` with the same arguments.
+
+    Args:
+      coordinator: "host:port" of process 0, reachable from all.
+      num_processes, process_id: how many there are, and which this is, from 0.
+    """
+    require(
+        0 <= process_id < num_processes,
+        f"process_id must lie in 0..{num_processes - 1}, got {process_id}",
+    )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+
+
+def largest_over_processes(value: int) -> int:
+    """The largest of the values that all processes call this with; waits for all of them."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
 def compile(
