@@ -1,0 +1,47 @@
+"""Scores of predicted classes. Arrays are numpy or jax, and so is the result."""
+
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+
+def micro_f1(predictions: Array, labels: Array, mask: Array | None = None) -> Array:
+    """Micro-averaged F1; with one label an example this is the accuracy.
+
+    Args: predictions, labels int [n] of classes; mask bool [n], the examples that count.
+    Returns: float scalar; NaN where nothing counts.
+    """
+    xp = labels.__array_namespace__()
+    mask = xp.ones(labels.shape, bool) if mask is None else mask
+    counted = mask.sum()
+    correct = ((predictions == labels) & mask).sum()
+    return xp.where(counted > 0, correct / xp.maximum(counted, 1), xp.nan)
+
+
+def macro_f1(
+    predictions: Array, labels: Array, num_classes: int, mask: Array | None = None
+) -> Array:
+    """Mean over classes of F1 = 2 TP / (2 TP + FP + FN); classes that occur nowhere do not count.
+
+    Args: as `micro_f1`; num_classes, classes are 0 to num_classes - 1.
+    Returns: float scalar; NaN where no class occurs.
+    """
+    xp = labels.__array_namespace__()
+    mask = xp.ones(labels.shape, bool) if mask is None else mask
+    classes = xp.arange(num_classes)
+    predicted = (predictions[:, None] == classes) & mask[:, None]
+    actual = (labels[:, None] == classes) & mask[:, None]
+    hits = (predicted & actual).sum(axis=0)
+    total = predicted.sum(axis=0) + actual.sum(axis=0)
+    scores = 2 * hits / xp.maximum(total, 1)
+    occurring = (total > 0).sum()
+    return xp.where(occurring > 0, scores.sum() / xp.maximum(occurring, 1), xp.nan)
+
+
+def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts int64 [num_classes, num_classes]; row: label, column: prediction. Host only."""
+    cells = np.asarray(labels, np.int64) * num_classes + np.asarray(predictions)
+    counts = np.bincount(cells, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes)
