@@ -201,8 +201,9 @@ def match_variables(
     flat: dict[str, np.ndarray] = {}
     made_from: dict[str, str] = {}
     incomplete: list[str] = []
+    present = {name for _, name, _ in found}
     for rule, bindings, names in _groups(found, rules):
-        absent = [name for name in names if name not in state_dict]
+        absent = [name for name in names if name not in present]
         if absent:
             incomplete += absent
             continue
@@ -341,14 +342,15 @@ def _regex(pattern: str) -> re.Pattern:
             expression += f"(?P={part})"
         else:
             # no leading zeros: each integer has one spelling, so that names come back the same
-            value = r"0|[1-9][0-9]*" if len(part) == 1 else r"[^./]+"
+            value = r"0|[1-9][0-9]{0,8}" if len(part) == 1 else r"[^./]+"
             expression += f"(?P<{part}>{value})"
             seen.add(part)
     return re.compile(expression)
 
 
 def _fill(pattern: str, bindings: Iterable[tuple[str, str]]) -> str:
-    return pattern.format_map(dict(bindings))
+    values = dict(bindings)
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], pattern)
 
 
 def _matches(names: Iterable[str], rules: tuple[Rule, ...], side: str):

@@ -8,6 +8,7 @@ record can be larger than the file.
 import os
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -40,7 +41,7 @@ class TorchArchive:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        self._storages: dict[Storage, np.ndarray] = {}
+        self._storages: dict[Storage, bytes] = {}
         self._shared = frozenset[Storage]()
         try:
             self._zip = zipfile.ZipFile(self.path)
@@ -62,25 +63,29 @@ class TorchArchive:
         )
 
     def read_tensor(self, tensor: StoredTensor) -> np.ndarray:
-        """The elements of `tensor` in its dtype and shape; read-only where it shares memory."""
-        storage = tensor.storage
-        elements = self._storages.get(storage)
-        if elements is None:
-            elements = self._read_storage(storage)
+        """The elements of `tensor` in its dtype and shape; usually read-only."""
+        storage, itemsize = tensor.storage, tensor.storage.dtype.itemsize
+        content = self._storages.get(storage)
+        if content is None:
+            content = self._read_storage(storage)
             if storage in self._shared:
-                self._storages[storage] = elements
+                self._storages[storage] = content
         if 0 in tensor.shape:
             return np.empty(tensor.shape, storage.dtype)
         # a dimension of one element may come with any stride, which numpy need not be able to hold
         steps = [step if n > 1 else 0 for n, step in zip(tensor.shape, tensor.strides, strict=True)]
-        strides = [step * storage.dtype.itemsize for step in steps]
-        view = np.lib.stride_tricks.as_strided(
-            elements[tensor.offset :], tensor.shape, strides, writeable=False
+        view = np.ndarray(
+            tensor.shape,
+            storage.dtype,
+            buffer=content,
+            offset=tensor.offset * itemsize,
+            strides=[step * itemsize for step in steps],
         )
         view = np.conj(view) if tensor.is_conjugate else view
         return np.negative(view) if tensor.is_negative else view
 
-    def _read_storage(self, storage: Storage) -> np.ndarray:
+    def _read_storage(self, storage: Storage) -> bytes:
+        """The storage's bytes in this machine's order."""
         content = self._read(f"{self._root}data/{storage.record}")
         wanted = storage.num_elements * storage.dtype.itemsize
         # an untyped storage need not be a whole number of elements long
@@ -88,13 +93,14 @@ class TorchArchive:
             raise self._corrupt(
                 f"storage {storage.record!r} has {len(content)} bytes, its tensors want {wanted}"
             )
-        raw = np.frombuffer(content, np.uint8, wanted)
-        if storage.dtype.kind == "b":
-            return raw != 0  # a bool has to be 0 or 1 in numpy
+        if storage.dtype.kind == "b":  # a bool has to be 0 or 1 in numpy
+            return (np.frombuffer(content, np.uint8) != 0).tobytes()
         unit = storage.dtype.itemsize // (2 if storage.dtype.kind == "c" else 1)
-        if self._is_big_endian and unit > 1:
-            raw = raw.view(f">u{unit}").astype(f"=u{unit}")
-        return raw.view(storage.dtype)
+        if unit > 1 and self._is_big_endian != (sys.byteorder == "big"):
+            order = ">" if self._is_big_endian else "<"
+            numbers = np.frombuffer(content, f"{order}u{unit}", wanted // unit)
+            return numbers.astype(f"=u{unit}").tobytes()
+        return content
 
     def _find_root(self) -> str:
         names = [name for name in self._sizes if re.fullmatch(r"[^/]+/data\.pkl", name)]
