@@ -14,6 +14,7 @@ from experiments import papers
 from experiments.progress import console, shown
 from experiments.show import print_result
 from lab.errors import InvalidInputError, LabError, NonFiniteError, require
+from lab.files import held_alone
 from lab.report import Result, Run
 from lab.report.run import Reporter
 
@@ -62,17 +63,15 @@ def prepare() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     cache = os.environ.get("LAB_CACHE_DIR") or Path.home() / ".cache" / "tenfold"
     settings = {
-        "JAX_COMPILATION_CACHE_DIR": str(Path(cache).expanduser() / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "jax_compilation_cache_dir": str(Path(cache).expanduser() / "xla"),
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
     }
-    settings = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(settings)
-    if "jax" in sys.modules:  # it read its environment when it was imported
-        import jax
-
-        for name, value in settings.items():
-            jax.config.update(name.lower(), value if name.endswith("DIR") else float(value))
+    for name, value in settings.items():
+        if name.upper() in os.environ:
+            continue
+        os.environ[name.upper()] = str(value)
+        if "jax" in sys.modules:  # it read its environment when it was imported
+            sys.modules["jax"].config.update(name, value)
 
 
 def guarded(action: Callable[[], int], args: list[str]) -> int:
@@ -112,20 +111,22 @@ def run_paper(
     Raises: LabError for whatever the experiment or the folder has to complain about.
     """
     experiment = papers.load(name)
-    run = Run.open(
-        options.runs_dir,
-        name,
-        preset,
-        options.name,
-        config,
-        resume=options.resume,
-        data_dir=options.data_dir,
-        code=papers.code_version(name),
-        reporter=reporter,
-    )
-    if run.resumed and run.result_path.exists():
-        return Result.load(run.result_path)
-    return run.finish(experiment.main(config, run))
+    folder = options.runs_dir / name / f"{preset}-{options.name}"
+    with held_alone(folder.with_name(f".{folder.name}.lock")):
+        run = Run.open(
+            options.runs_dir,
+            name,
+            preset,
+            options.name,
+            config,
+            resume=options.resume,
+            data_dir=options.data_dir,
+            code=papers.code_version(name),
+            reporter=reporter,
+        )
+        if run.resumed and run.result_path.exists():
+            return Result.load(run.result_path)
+        return run.finish(experiment.main(config, run))
 
 
 def _dispatch(command: str, args: list[str]) -> int:

@@ -9,6 +9,11 @@ from pathlib import Path
 
 from lab.errors import StorageError
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None
+
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 _FULL[errno.EFBIG] = "the file would pass the size limit"
 _FORBIDDEN = {errno.EROFS: "it is on a read-only disk"}
@@ -77,6 +82,26 @@ def append_line(path: str | os.PathLike, line: str) -> None:
             with contextlib.suppress(OSError):
                 file.truncate(size)
             raise
+
+
+@contextlib.contextmanager
+def held_alone(path: str | os.PathLike) -> Iterator[None]:
+    """Holds the lock file `path` for the block; a kill frees it too.
+
+    Raises: StorageError where another process holds it, or it cannot be made. Systems without
+    POSIX locks get no protection.
+    """
+    path = Path(path)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")  # noqa: SIM115, the lock lives as long as the file is open
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StorageError(f"another process is at work here: it holds {path}") from error
+        yield
 
 
 def sync_folder(folder: str | os.PathLike) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.errors import InvalidInputError, require
+from lab.errors import require
 
 HOLDS = "holds"
 FAILS = "fails"
@@ -36,9 +36,12 @@ class Measurement:
         Raises: InvalidInputError for no values, or values that are not real numbers.
         """
         try:
-            flat = np.asarray(values, dtype=np.float64).ravel()
-        except (TypeError, ValueError) as error:
-            raise InvalidInputError(f"a measurement needs real numbers, got {values!r}") from error
+            array = np.asarray(values)
+            is_real = array.dtype.kind not in "OUSc"
+        except ValueError:  # rows of unequal length
+            is_real = False
+        require(is_real, f"a measurement needs real numbers, got {values!r}")
+        flat = array.astype(np.float64).ravel()
         require(flat.size > 0, "a measurement needs at least one value, got none")
         with np.errstate(invalid="ignore", over="ignore"):
             std = float(flat.std(ddof=1)) if flat.size > 1 else None

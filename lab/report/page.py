@@ -132,7 +132,7 @@ def _section(paper: list[Finished]) -> str:
 <p>{_text(first.summary)}</p>
 <p class="soft">{_run_name(first)}</p>
 {_run(paper[0])}{others}
-<p class="soft"><a href="#overview">Back to the overview</a></p>
+<p class="soft back"><a href="#overview">Back to the overview</a></p>
 </section>
 """
 
