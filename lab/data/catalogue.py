@@ -152,6 +152,9 @@ def unpack(archive: Path, folder: Path) -> None:
             else:
                 with tarfile.open(archive) as file:
                     file.extractall(content, filter="data")
+                    # The checksum of a compressed stream is looked at where it ends.
+                    while file.fileobj.read(1 << 20):
+                        pass
         except (zipfile.BadZipFile, zlib.error, tarfile.TarError, EOFError, OSError) as error:
             raise CorruptFileError(f"{archive} cannot be unpacked: {error}") from error
         inner = content / folder.name

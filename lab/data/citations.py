@@ -83,7 +83,7 @@ def _assemble_planetoid(name: str, read: dict, test_index: np.ndarray) -> NodeDa
         edges,
         num_classes=read["ally"].shape[1],
         train_mask=nodes < num_train,
-        val_mask=(nodes >= num_train) & (nodes < num_train + 500) & ~test_mask,
+        val_mask=(nodes >= num_train) & (nodes < min(num_train + 500, num_other)),
         test_mask=test_mask,
         unlabeled=nodes[(nodes >= num_other) & ~test_mask],
     )

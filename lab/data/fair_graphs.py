@@ -45,6 +45,8 @@ class FairTable:
     edges_file: str
     splits: Mapping[str, SplitRecipe]
     left_out: tuple[str, ...] = ()
+    minus_one_is_unknown: bool = False
+    """Whether label -1 means unlabelled; elsewhere it is the class 0."""
     id_column: str | None = None
 
 
@@ -83,6 +85,7 @@ FAIR_TABLES = {
         sensitive="country",
         edges_file="nba_relationship.txt",
         splits={"paper": SplitRecipe(20, (0.5, 0.75), 100, per_class=False)},
+        minus_one_is_unknown=True,
         id_column="user_id",
     ),
 }
@@ -182,9 +185,9 @@ def _read_csv(path: Path, name: str, split: Split) -> tuple[NodeDataset, None]:
     missing = {table.label, table.sensitive} - columns.keys()
     if missing:
         raise CorruptFileError(f"{path} has no column {', '.join(sorted(missing))}")
-    labels = columns[table.label].astype(np.int32)
-    if table.id_column is None:
-        labels = np.maximum(labels, 0)  # german writes its second class as -1
+    labels = _numbers(columns[table.label], table.label, path)
+    if not table.minus_one_is_unknown:
+        labels = np.maximum(labels, 0)
     not_features = {table.label, table.id_column, *table.left_out}
     names = tuple(column for column in columns if column not in not_features)
     edges = _read_edges(edges_path, columns.get(table.id_column))
@@ -208,8 +211,11 @@ def _read_csv(path: Path, name: str, split: Split) -> tuple[NodeDataset, None]:
 
 def _read_columns(path: Path) -> dict[str, np.ndarray]:
     """A csv table with a header as text columns."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise CorruptFileError(f"{path} is no table of text: {error}") from error
     ragged = [index for index, row in enumerate(rows) if len(row) != len(header)]
     if ragged or not rows:
         where = f"row {ragged[0] + 2} has {len(rows[ragged[0]])} fields" if ragged else "no rows"

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.data.catalogue import cache_dir, entry, locate
+from lab.data.catalogue import cache_dir, locate
 from lab.data.npz import read_npz, write_npz
 from lab.data.pickles import read_pickle
 from lab.errors import CorruptFileError, DataError, DatasetNotFoundError, require, require_extra
 
+IMAGE_SETS = ("mnist", "fashion_mnist", "cifar10")
 SPLITS = ("train", "test")
 _RECORDS_AT_ONCE = 1000
 _CIFAR_RECORD_BYTES = 1 + 3 * 32 * 32
@@ -39,9 +40,8 @@ def load_images(
     Raises: DatasetNotFoundError, CorruptFileError, MissingExtraError where the images of
       tensorflow-datasets have to be decoded and neither Pillow nor OpenCV is installed.
     """
-    known = ("mnist", "fashion_mnist", "cifar10")
-    require(name in known, f"name is {name!r}; accepted: {', '.join(known)}")
-    return decoded_images(name, split, locate(entry(name).name, data_dir))
+    require(name in IMAGE_SETS, f"name is {name!r}; accepted: {', '.join(IMAGE_SETS)}")
+    return decoded_images(name, split, locate(name, data_dir))
 
 
 def decoded_images(name: str, split: str, path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,8 @@ def read_npz(path: Path, required: Iterable[str], optional: Iterable[str] = ()) 
     expected = f"expected an npz file with keys {', '.join(required)}"
     if not path.is_file():
         raise DatasetNotFoundError(f"{path} is not there; {expected}")
+    if not zipfile.is_zipfile(path):
+        raise CorruptFileError(f"{path} is truncated or no npz file; {expected}")
     arrays = {}
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -38,11 +40,8 @@ def read_npz(path: Path, required: Iterable[str], optional: Iterable[str] = ()) 
         if "allow_pickle" in str(error):
             raise UnsafeFileError(f"{path} holds pickled Python objects; {expected}") from error
         raise CorruptFileError(f"{path} is damaged ({error}); {expected}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, AttributeError, OSError) as error:
-        # AttributeError: np.load gives a bare array, which is no context manager, for an npy file.
-        raise CorruptFileError(
-            f"{path} is truncated or no npz file ({error}); {expected}"
-        ) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise CorruptFileError(f"{path} is damaged ({error}); {expected}") from error
     return arrays
 
 

@@ -92,6 +92,10 @@ _ADMITTED = {
         for module in ("numpy.core.multiarray", "numpy._core.multiarray")
         for name in ("_reconstruct", "scalar")
     },
+    **{
+        (module, "_frombuffer"): np._core.numeric._frombuffer
+        for module in ("numpy.core.numeric", "numpy._core.numeric")
+    },
     **{(module, "_reconstructor"): _new_object for module in ("copy_reg", "copyreg")},
     **{
         (module, kind.__name__): kind
