@@ -11,10 +11,10 @@ from lab.nn.graph.links import (
     mean_of_neighbours,
     propagate,
     softmax_attention,
-    sorted_by_receiver,
     symmetric_weights,
     to_dense,
 )
+from lab.nn.graph.sampling import SampledLayer, needed_rows, sample_layers, sample_neighbours
 
 __all__ = [
     "Blocks",
@@ -25,13 +25,16 @@ __all__ = [
     "GINConv",
     "Links",
     "SAGEConv",
+    "SampledLayer",
     "blocks_of",
     "in_degrees",
     "links_of",
     "mean_of_neighbours",
+    "needed_rows",
     "propagate",
+    "sample_layers",
+    "sample_neighbours",
     "softmax_attention",
-    "sorted_by_receiver",
     "symmetric_weights",
     "to_dense",
     "whole_graph",

@@ -12,7 +12,6 @@ import flax
 import jax
 import jax.numpy as jnp
 import jraph
-import numpy as np
 
 from lab.errors import require
 
@@ -88,11 +87,6 @@ def _edge_values(edges: Any) -> tuple[jax.Array | None, jax.Array | None]:
     unknown = set(edges) - {"weight", "mask"}
     require(not unknown, f"graph.edges may hold weight and mask, got also {sorted(unknown)}")
     return edges.get("weight"), edges.get("mask")
-
-
-def sorted_by_receiver(edge_index: np.ndarray) -> np.ndarray:
-    """Edges int [2, num_edges] (source, target) ordered by target, then source; on the host."""
-    return edge_index[:, np.lexsort((edge_index[0], edge_index[1]))]
 
 
 def to_dense(links: EdgeLinks, num_sources: int) -> DenseLinks:
