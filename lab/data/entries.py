@@ -350,108 +350,104 @@ def _image_entries() -> list[Entry]:
     ]
 
 
-def _other_entries() -> list[Entry]:
-    """Sets whose readers belong to the papers that use them."""
-    return [
-        Entry(
-            name="groove",
-            title="Groove MIDI Dataset v1.0.0: 1,150 drum performances",
-            homepage="https://magenta.tensorflow.org/datasets/groove",
-            licence="CC BY 4.0",
-            layout="groove/groove-v1.0.0-midionly.tar.gz, or the unpacked folder groove/ with "
-            "info.csv and drummer*/; drum texts in groove/drumroll_text.tar.gz",
-            places=(
-                "groove/groove-v1.0.0-midionly.tar.gz",
-                "groove/info.csv",
-                "groove/groove/info.csv",
-                "tfds/groove/full-midionly/*/dataset_info.json",
-                "groove/full-midionly/*/dataset_info.json",
+# Their readers belong to the papers that use them.
+_OTHER_ENTRIES = (
+    Entry(
+        name="groove",
+        title="Groove MIDI Dataset v1.0.0: 1,150 drum performances",
+        homepage="https://magenta.tensorflow.org/datasets/groove",
+        licence="CC BY 4.0",
+        layout="groove/groove-v1.0.0-midionly.tar.gz, or the unpacked folder groove/ with "
+        "info.csv and drummer*/; drum texts in groove/drumroll_text.tar.gz",
+        places=(
+            "groove/groove-v1.0.0-midionly.tar.gz",
+            "groove/info.csv",
+            "groove/groove/info.csv",
+            "tfds/groove/full-midionly/*/dataset_info.json",
+            "groove/full-midionly/*/dataset_info.json",
+        ),
+        files=(
+            PublicFile(
+                "https://storage.googleapis.com/magentadata/datasets/groove/"
+                "groove-v1.0.0-midionly.zip",
+                "groove-v1.0.0-midionly.zip",
+                "651cbc524ffb891be1a3e46d89dc82a1cecb09a57c748c7b45b844c4841dcc1e",
+                3260318,
+                unpack_into="groove",
             ),
-            files=(
-                PublicFile(
-                    "https://storage.googleapis.com/magentadata/datasets/groove/"
-                    "groove-v1.0.0-midionly.zip",
-                    "groove-v1.0.0-midionly.zip",
-                    "651cbc524ffb891be1a3e46d89dc82a1cecb09a57c748c7b45b844c4841dcc1e",
-                    3260318,
-                    unpack_into="groove",
-                ),
-            ),
-            in_tfds=True,
         ),
-        Entry(
-            name="clive",
-            title="LIVE In the Wild Image Quality Challenge: 930 of 1,162 photographs",
-            homepage="https://live.ece.utexas.edu/research/ChallengeDB/",
-            licence="free use with the copyright notice (University of Texas at Austin)",
-            layout="clive/clive256.zip, or the publisher's ChallengeDB_release/{Images,Data}",
-            places=("clive/clive256.zip", "clive256.zip", "ChallengeDB_release/Data/AllMOS*.mat"),
-            how_to_get="ask for ChallengeDB_release at the homepage and unpack it into "
-            "$LAB_DATA_DIR",
+        in_tfds=True,
+    ),
+    Entry(
+        name="clive",
+        title="LIVE In the Wild Image Quality Challenge: 930 of 1,162 photographs",
+        homepage="https://live.ece.utexas.edu/research/ChallengeDB/",
+        licence="free use with the copyright notice (University of Texas at Austin)",
+        layout="clive/clive256.zip, or the publisher's ChallengeDB_release/{Images,Data}",
+        places=("clive/clive256.zip", "clive256.zip", "ChallengeDB_release/Data/AllMOS*.mat"),
+        how_to_get="ask for ChallengeDB_release at the homepage and unpack it into $LAB_DATA_DIR",
+    ),
+    Entry(
+        name="coco_mini",
+        title="529 images of COCO 2017 with 4,561 annotated instances",
+        homepage="https://cocodataset.org",
+        licence="annotations CC BY 4.0; images under their Flickr licences",
+        layout="coco_mini/coco_mini384.zip with annotations/, train/, val/",
+        places=("coco_mini/coco_mini384.zip", "coco_mini384.zip"),
+        how_to_get="copy coco_mini384.zip into $LAB_DATA_DIR/coco_mini",
+    ),
+    Entry(
+        name="imagenet_sample",
+        title="1,000 ImageNet images, one a class, 160 x 160",
+        homepage="https://github.com/EliSchwartz/imagenet-sample-images",
+        licence="ImageNet, non-commercial research",
+        layout="imagenet_sample/imagenet_sample160.zip with images/ and labels.csv",
+        places=("imagenet_sample/imagenet_sample160.zip", "imagenet_sample160.zip"),
+        how_to_get="copy imagenet_sample160.zip, made from the homepage's images, into "
+        "$LAB_DATA_DIR/imagenet_sample",
+    ),
+    Entry(
+        name="kodak",
+        title="24 pristine Kodak photographs, half size",
+        homepage="https://r0k.us/graphics/kodak/",
+        licence="unrestricted use",
+        layout="kodak/kodak24.zip with kodim01.webp to kodim24.webp",
+        places=("kodak/kodak24.zip", "kodak24.zip"),
+        how_to_get="copy kodak24.zip, made from the homepage's photographs, into "
+        "$LAB_DATA_DIR/kodak",
+    ),
+    Entry(
+        name="text",
+        title="10 MB of English prose, plays and speeches",
+        homepage="https://www.gutenberg.org",
+        licence="public domain (USA)",
+        layout="text/english_pd.tar.xz with six .txt files in ASCII",
+        places=("text/english_pd.tar.xz", "english_pd.tar.xz"),
+        how_to_get="copy english_pd.tar.xz into $LAB_DATA_DIR/text",
+    ),
+    Entry(
+        name="nas_privacy",
+        title="2,678 network architectures with accuracy and membership leakage",
+        homepage="",
+        licence="no licence file (released measurements)",
+        layout="nas_privacy/architectures.csv and nas_privacy/modified_budget4.npz",
+        places=("nas_privacy/architectures.csv", "architectures.csv"),
+        how_to_get="copy architectures.csv and modified_budget4.npz into $LAB_DATA_DIR/nas_privacy",
+    ),
+    Entry(
+        name="nuscenes_sample",
+        title="One nuScenes key frame: six cameras and a LiDAR sweep",
+        homepage="https://www.nuscenes.org/nuscenes",
+        licence="CC BY-NC-SA 4.0 with the nuScenes terms of use, non-commercial",
+        layout="nuscenes_sample/nuscenes_infos_sample.json and nuscenes_sample/samples/",
+        places=(
+            "nuscenes_sample/nuscenes_infos_sample.json",
+            "nuscenes_infos_sample.json",
         ),
-        Entry(
-            name="coco_mini",
-            title="529 images of COCO 2017 with 4,561 annotated instances",
-            homepage="https://cocodataset.org",
-            licence="annotations CC BY 4.0; images under their Flickr licences",
-            layout="coco_mini/coco_mini384.zip with annotations/, train/, val/",
-            places=("coco_mini/coco_mini384.zip", "coco_mini384.zip"),
-            how_to_get="copy coco_mini384.zip into $LAB_DATA_DIR/coco_mini",
-        ),
-        Entry(
-            name="imagenet_sample",
-            title="1,000 ImageNet images, one a class, 160 x 160",
-            homepage="https://github.com/EliSchwartz/imagenet-sample-images",
-            licence="ImageNet, non-commercial research",
-            layout="imagenet_sample/imagenet_sample160.zip with images/ and labels.csv",
-            places=("imagenet_sample/imagenet_sample160.zip", "imagenet_sample160.zip"),
-            how_to_get="copy imagenet_sample160.zip, made from the homepage's images, into "
-            "$LAB_DATA_DIR/imagenet_sample",
-        ),
-        Entry(
-            name="kodak",
-            title="24 pristine Kodak photographs, half size",
-            homepage="https://r0k.us/graphics/kodak/",
-            licence="unrestricted use",
-            layout="kodak/kodak24.zip with kodim01.webp to kodim24.webp",
-            places=("kodak/kodak24.zip", "kodak24.zip"),
-            how_to_get="copy kodak24.zip, made from the homepage's photographs, into "
-            "$LAB_DATA_DIR/kodak",
-        ),
-        Entry(
-            name="text",
-            title="10 MB of English prose, plays and speeches",
-            homepage="https://www.gutenberg.org",
-            licence="public domain (USA)",
-            layout="text/english_pd.tar.xz with six .txt files in ASCII",
-            places=("text/english_pd.tar.xz", "english_pd.tar.xz"),
-            how_to_get="copy english_pd.tar.xz into $LAB_DATA_DIR/text",
-        ),
-        Entry(
-            name="nas_privacy",
-            title="2,678 network architectures with accuracy and membership leakage",
-            homepage="",
-            licence="no licence file (released measurements)",
-            layout="nas_privacy/architectures.csv and nas_privacy/modified_budget4.npz",
-            places=("nas_privacy/architectures.csv", "architectures.csv"),
-            how_to_get="copy architectures.csv and modified_budget4.npz into "
-            "$LAB_DATA_DIR/nas_privacy",
-        ),
-        Entry(
-            name="nuscenes_sample",
-            title="One nuScenes key frame: six cameras and a LiDAR sweep",
-            homepage="https://www.nuscenes.org/nuscenes",
-            licence="CC BY-NC-SA 4.0 with the nuScenes terms of use, non-commercial",
-            layout="nuscenes_sample/nuscenes_infos_sample.json and nuscenes_sample/samples/",
-            places=(
-                "nuscenes_sample/nuscenes_infos_sample.json",
-                "nuscenes_infos_sample.json",
-            ),
-            how_to_get="accept the terms at the homepage, and copy the folder nuscenes_sample, "
-            "one frame of v1.0-mini, into $LAB_DATA_DIR",
-        ),
-    ]
-
+        how_to_get="accept the terms at the homepage, and copy the folder nuscenes_sample, "
+        "one frame of v1.0-mini, into $LAB_DATA_DIR",
+    ),
+)
 
 ENTRIES: dict[str, Entry] = {
     entry.name: entry
@@ -459,6 +455,6 @@ ENTRIES: dict[str, Entry] = {
         *_embedded_entries(),
         *_graph_entries(),
         *_image_entries(),
-        *_other_entries(),
+        *_OTHER_ENTRIES,
     )
 }

@@ -166,13 +166,7 @@ def from_arrays(
     masks = _checked_masks(
         {"train_mask": train_mask, "val_mask": val_mask, "test_mask": test_mask}, labels, name
     )
-    if sensitive is not None:
-        sensitive = _integers(sensitive, f"{name}: sensitive", np.int32)
-        require(
-            sensitive.shape == (num_nodes,),
-            _length_message(name, "sensitive", sensitive, num_nodes),
-        )
-        _require_range(sensitive, 0, None, f"{name}: sensitive")
+    sensitive = _checked_sensitive(sensitive, num_nodes, name)
     require(
         len(feature_names) in (0, features.shape[1]),
         f"{name}: {len(feature_names)} feature_names for {features.shape[1]} features",
@@ -391,6 +385,15 @@ def _checked_labels(labels, num_nodes, num_classes, unlabeled, name) -> tuple[np
             f"{label}{hint}"
         )
     return labels, num_classes
+
+
+def _checked_sensitive(sensitive, num_nodes: int, name: str) -> np.ndarray | None:
+    if sensitive is None:
+        return None
+    values = _integers(sensitive, f"{name}: sensitive", np.int32)
+    require(values.shape == (num_nodes,), _length_message(name, "sensitive", values, num_nodes))
+    _require_range(values, 0, None, f"{name}: sensitive")
+    return values
 
 
 def _checked_masks(masks: dict, labels: np.ndarray, name: str) -> dict:

@@ -157,7 +157,7 @@ def test_embedded_set_has_no_path_and_nothing_to_fetch():
 
 
 def test_set_that_is_not_public_says_how_to_get_it():
-    with pytest.raises(DataError, match="no public file to fetch. To get it: ask for"):
+    with pytest.raises(DataError, match=r"no public file to fetch\. To get it: ask for"):
         data.fetch_dataset("clive")
 
 

@@ -157,7 +157,7 @@ def test_unreachable_server_is_a_download_error(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/file"
-    with pytest.raises(DownloadError, match="failed 2 times, last: .*refused"):
+    with pytest.raises(DownloadError, match=r"failed 2 times, last: .*refused"):
         fetch(url, tmp_path / "file", retries=1, **QUICK)
 
 
