@@ -12,7 +12,7 @@ class InvalidInputError(LabError, ValueError):
     """An argument has the wrong value, shape, type or range."""
 
 
-class NonFiniteError(LabError, FloatingPointError):
+class NonFiniteError(LabError, FloatingPointError, ValueError):
     """NaN or infinity in data, or in a loss during training.
 
     Attributes: step, the first bad step, or None where the error is about data.
