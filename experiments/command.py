@@ -1,6 +1,7 @@
 """The command line: `python -m experiments` and `python -m experiments.<paper>`."""
 
 import dataclasses
+import importlib
 import os
 import sys
 import traceback
@@ -18,6 +19,14 @@ from lab.files import held_alone
 from lab.report import Result, Run
 from lab.report.run import Reporter
 
+# Command to the module whose `run(args)` does it, imported when it is called for.
+COMMANDS = {
+    "report": "report",
+    "data": "data",
+    "speed": "speed",
+    "list": "listing",
+    "readme": "readme",
+}
 ABOUT_PRESETS = {
     "quick": "embedded data, at most 90 s on two CPU cores",
     "bench": "real data at reduced scale, about 20 minutes on two CPU cores",
@@ -132,23 +141,9 @@ def run_paper(
 def _dispatch(command: str, args: list[str]) -> int:
     if command in papers.names():
         return _run_command(command, args)
-    if command == "data":
-        from experiments import data
-
-        return data.run(args)
-    if command == "report":
-        from experiments import report
-
-        return report.run(args)
-    if command == "speed":
-        from experiments import speed
-
-        return speed.run(args)
-    if command == "list":
-        from experiments import listing
-
-        return listing.run(args)
-    known = ", ".join(["report", "data", "speed", "list", *papers.names()])
+    if command in COMMANDS:
+        return importlib.import_module(f"experiments.{COMMANDS[command]}").run(args)
+    known = ", ".join([*COMMANDS, *papers.names()])
     raise InvalidInputError(f"there is no command {command!r}; there are: {known}")
 
 
@@ -164,16 +159,20 @@ def _run_command(name: str, args: list[str]) -> int:
         f"{name} has no preset or command {first!r}; there are: {known}",
     )
     preset = first or "quick"
-    config, options = _parse_paper(experiment, name, preset, args[1:] if first else args)
+    config, options = parse_paper(experiment, name, preset, args[1:] if first else args)
     output = console()
-    with shown(output) as reporter:
-        result = run_paper(name, preset, config, options, reporter)
+    try:
+        with shown(output) as reporter:
+            result = run_paper(name, preset, config, options, reporter)
+    except KeyboardInterrupt:
+        print("interrupted: the same command with --resume goes on", file=sys.stderr)
+        return 130
     folder = options.runs_dir / name / f"{preset}-{options.name}"
     print_result(output, result, folder)
     return 0
 
 
-def _parse_paper(
+def parse_paper(
     experiment: papers.Experiment, name: str, preset: str, args: list[str]
 ) -> tuple[Any, Options]:
     """The preset's configuration with the overrides applied, and the common options."""

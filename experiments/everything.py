@@ -30,6 +30,7 @@ Other commands:
   data    which data sets are here, which are missing, and how to get them
   speed   compile time, steps a second, memory, and what running together gains
   list    the papers, their presets, and what these need
+  readme  writes the results of finished bench runs into the READMEs
 
 Papers: {papers}"""
 

@@ -39,15 +39,23 @@ def names() -> list[str]:
     return sorted(rooms & wired)
 
 
+def rooms(name: str) -> Path:
+    """The folder `lab/papers/<name>`. Raises: InvalidInputError for an unknown paper."""
+    require(
+        name in names(),
+        f"there is no paper {name!r} here; there are: {', '.join(names()) or 'none yet'}",
+    )
+    return next(
+        Path(folder) / name for folder in lab.papers.__path__ if (Path(folder) / name).is_dir()
+    )
+
+
 def load(name: str) -> Experiment:
     """Imports a paper's experiment.
 
     Raises: InvalidInputError for an unknown paper, or a module that lacks a part.
     """
-    require(
-        name in names(),
-        f"there is no paper {name!r} here; there are: {', '.join(names()) or 'none yet'}",
-    )
+    rooms(name)
     module = importlib.import_module(f"experiments.{name}")
     missing = [part for part in _REQUIRED if not hasattr(module, part)]
     require(not missing, f"experiments.{name} lacks {', '.join(missing)}")
