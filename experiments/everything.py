@@ -18,7 +18,7 @@ from lab.errors import CorruptFileError, LabError
 from lab.files import write_atomically
 from lab.report import Result
 from lab.report.plain import plain
-from lab.report.run import Reporter, read_config
+from lab.report.run import CRASH_FILE, Reporter, read_config
 
 _ABOUT = """Runs the quick preset of every paper and builds the report page.
 
@@ -103,7 +103,13 @@ def _outcome(paper: str, wanted: Everything, reporter: Reporter) -> Outcome:
         kept = _finished(folder) if is_same else None
         if kept is not None:
             return Outcome(paper, kept, is_kept=True)
-        options = Options(wanted.name, is_same, wanted.runs_dir, wanted.data_dir, wanted.debug)
+        options = Options(
+            name=wanted.name,
+            resume=is_same,
+            runs_dir=wanted.runs_dir,
+            data_dir=wanted.data_dir,
+            debug=wanted.debug,
+        )
         return Outcome(paper, run_paper(paper, wanted.preset, config, options, reporter))
     except LabError as error:
         if wanted.debug:
@@ -112,7 +118,7 @@ def _outcome(paper: str, wanted: Everything, reporter: Reporter) -> Outcome:
     except Exception as error:  # one paper's crash must not take the others with it
         told = f"{type(error).__name__}: {in_one_line(error)}"
         with contextlib.suppress(LabError):
-            path = write_atomically(folder / "crash.txt", traceback.format_exc())
+            path = write_atomically(folder / CRASH_FILE, traceback.format_exc())
             told = f"{told} (traceback in {path})"
         return Outcome(paper, error=told, exit_code=1)
     finally:

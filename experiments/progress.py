@@ -55,8 +55,10 @@ class LiveReporter:
             texts = {"count": task.count(), "info": task.info()}
             self._progress.update(bar, completed=task.done, **texts)
 
+        task = PacedTask(total, show, _SECONDS_BETWEEN_REFRESHES)
+        show(task)
         try:
-            yield PacedTask(total, show, _SECONDS_BETWEEN_REFRESHES)
+            yield task
         finally:
             self._progress.remove_task(bar)
 

@@ -21,7 +21,9 @@ def plain(value: Any) -> Any:
     Raises: InvalidInputError for a value that has no plain form, a function say.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in _fields(value)}
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, enum.Enum):
@@ -51,7 +53,3 @@ def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _fields(value: Any) -> list[dataclasses.Field]:
-    return [field for field in dataclasses.fields(value) if field.repr]

@@ -18,7 +18,9 @@ from lab.report.plain import dotted, plain
 from lab.report.provenance import commit_in_words, machine_in_words
 from lab.report.result import Figure, Result
 
-_CONTENTS = ("config.json", "metrics.jsonl", "result.json", "figures", "checkpoints", "crash.txt")
+# Where the command line leaves the traceback of a crash, until the run finishes after all.
+CRASH_FILE = "crash.txt"
+_CONTENTS = ("config.json", "metrics.jsonl", "result.json", "figures", "checkpoints", CRASH_FILE)
 
 
 class Task(Protocol):
@@ -218,6 +220,7 @@ class Run:
             date=now.isoformat(timespec="seconds"),
         )
         whole.save(self.result_path)
+        (self.folder / CRASH_FILE).unlink(missing_ok=True)
         return whole
 
     @property
