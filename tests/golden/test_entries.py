@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.golden.entries import Entry, read_entries
+from tests.golden.test_golden import as_case, skip_without_data
 
 
 @pytest.fixture
@@ -128,3 +129,15 @@ def test_entries_of_papers_without_code_are_not_read(tmp_path):
 def test_id_names_slug_kind_file_and_prefix():
     named = entry(None, file="a.npz", prefix="case0/", mode="eval")
     assert named.id == "paper-k-a.npz-case0-eval"
+
+
+def test_entry_with_data_is_marked_and_skips_without_it(tmp_path, monkeypatch):
+    needy = entry(None, file="x.npz", config={"data": {"graph": "planetoid/cora.npz"}})
+    assert [mark.name for mark in as_case(needy).marks] == ["real_data"]
+    monkeypatch.setenv("LAB_DATA_DIR", str(tmp_path))
+    with pytest.raises(pytest.skip.Exception, match="needs planetoid/cora"):
+        skip_without_data(needy)
+    (tmp_path / "planetoid").mkdir()
+    (tmp_path / "planetoid" / "cora.npz").write_bytes(b"")
+    skip_without_data(needy)
+    assert needy.data_path("planetoid/cora.npz").exists()

@@ -25,6 +25,19 @@ def check_log_probs(log_probs) -> None:
     require(bad.size == 0, f"posteriors of shards {preview(bad)} are not finite", NonFiniteError)
 
 
+def without_empty_shards(log_probs: jax.Array, shard_sizes: np.ndarray) -> jax.Array:
+    """Posteriors of the shards that still have train nodes; warns about those that have none.
+
+    Args: shard_sizes int [S]. Raises: InvalidInputError where every shard is empty.
+    """
+    empty = np.flatnonzero(np.asarray(shard_sizes) == 0)
+    if not empty.size:
+        return log_probs
+    require(empty.size < len(shard_sizes), "every shard has lost all its train nodes")
+    warnings.warn(f"shards {preview(empty)} are empty and do not vote", stacklevel=2)
+    return log_probs[np.flatnonzero(shard_sizes)]
+
+
 def mean_log_probs(log_probs: jax.Array) -> jax.Array:
     """The mean aggregator as the official code has it, a mean of LOG-probabilities: [n, C]."""
     return log_probs.mean(axis=0)

@@ -161,6 +161,7 @@ def stack_shards(
     test_ids: np.ndarray,
     shards: Sequence[int],
     *,
+    use_test_neighbours: bool = True,
     train_shape: PaddedShape | None = None,
     inference_shape: PaddedShape | None = None,
 ) -> ShardBatch:
@@ -171,11 +172,14 @@ def stack_shards(
       labels: int [N], the shard of every node, -1 outside training (`labels_by_node`).
       test_ids: int [t].
       shards: which shards, for example `range(num_shards)` or those to be retrained.
+      use_test_neighbours: whether inference uses edges of test nodes, as the official code does.
       train_shape, inference_shape: see `stack_graphs`.
     """
     num_nodes, none = len(labels), np.zeros(0, np.int32)
     members = [np.flatnonzero(labels == shard) for shard in shards]
     train = [cut_out(edge_index, ids, none, num_nodes) for ids in members]
+    if not use_test_neighbours:
+        edge_index = edge_index[:, ~np.isin(edge_index, test_ids).any(axis=0)]
     inference = [cut_out(edge_index, ids, test_ids, num_nodes) for ids in members]
     return ShardBatch(
         train=stack_graphs(train, num_nodes, train_shape),

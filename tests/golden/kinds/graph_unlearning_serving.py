@@ -114,7 +114,7 @@ def lbaggr_loss(entry):
     rows = entry.config["rows"]
     log_probs = entry.arrays["input/opt_logprob"][:, :rows]
     labels = entry.arrays["input/opt_labels"][:rows]
-    loss, gradient = jax.value_and_grad(aggregation.lbaggr_loss)(
+    loss, gradient = jax.jit(jax.value_and_grad(aggregation.lbaggr_loss))(
         entry.arrays["input/loss_check_weights"],
         log_probs,
         labels,
