@@ -47,6 +47,17 @@ class CheckpointError(LabError):
     """Saved state is missing, damaged, does not fit the program, or cannot be written."""
 
 
+class StoppedError(LabError):
+    """A run was asked to stop (SIGTERM, SIGINT) and did so after saving what it had.
+
+    Attributes: step, how many steps were taken.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+
+
 class StorageError(LabError, OSError):
     """A file cannot be written: the disk is full, the folder read-only or not there."""
 

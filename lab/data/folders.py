@@ -12,7 +12,7 @@ import numpy as np
 
 from lab.errors import CorruptFileError, DatasetNotFoundError, require, require_extra
 
-SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm".split())
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ def image_folder(root: str | Path, *, canvas: int = 256) -> ImageFolder:
     require(
         not empty,
         f"class folders without a picture in {root}: {', '.join(empty[:5])}; remove or fill them "
-        f"({', '.join(sorted(SUFFIXES))} are read)",
+        f"({', '.join(SUFFIXES)} are read)",
     )
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(files) for files in found])
     return ImageFolder(tuple(f for files in found for f in files), labels, tuple(classes), canvas)
@@ -190,9 +190,7 @@ def _pictures(paths) -> list[Path]:
 
 def _require_some(names: Sequence, where: Path) -> None:
     if not names:
-        raise DatasetNotFoundError(
-            f"{where} holds no picture; {', '.join(sorted(SUFFIXES))} are read"
-        )
+        raise DatasetNotFoundError(f"{where} holds no picture; {', '.join(SUFFIXES)} are read")
 
 
 def _labels_of_table(path: Path, names: list[str], table: str):

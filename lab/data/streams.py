@@ -146,7 +146,7 @@ def stream(
         # Grain adds the epoch to the seed; spreading it keeps neighbouring seeds apart.
         order = order.shuffle(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     batches = order.batch(batch_size, drop_remainder=drop_remainder)
-    batches = batches.map(_ReadPart(source, batch_size // count, index)).repeat(num_epochs)
+    batches = batches.map(_ReadPart(source, batch_size, index, count)).repeat(num_epochs)
     description = {
         "examples": len(source),
         "batch_size": batch_size,
@@ -202,14 +202,14 @@ class _ReadPart:
     """Reads one host's rows of a global batch of example indices."""
 
     source: Source
-    part_size: int
+    batch_size: int
     host: int
+    num_hosts: int
 
     def __call__(self, indices: np.ndarray) -> Batch:
-        start = self.host * self.part_size
-        mine = indices[start : start + self.part_size]
-        if len(mine):
-            return pad(self.source.read(mine), self.part_size)
-        # A ragged batch can end before this host's part, which then is all padding.
-        padding = pad(self.source.read(indices[:1]), self.part_size)
-        return padding | {"mask": np.zeros(self.part_size, np.float32)}
+        # Padded before it is cut, so that the rows do not depend on the number of hosts.
+        whole = np.append(indices, np.full(self.batch_size - len(indices), indices[0]))
+        mask = (np.arange(self.batch_size) < len(indices)).astype(np.float32)
+        rows = self.batch_size // self.num_hosts
+        part = slice(self.host * rows, (self.host + 1) * rows)
+        return self.source.read(whole[part]) | {"mask": mask[part]}

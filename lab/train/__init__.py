@@ -1,7 +1,8 @@
-"""Running things: state, steps, whole runs in one call, devices, saved states."""
+"""Running things: state, steps, whole runs, the streaming loop, devices, saved states."""
 
 from lab.train.checkpoints import Checkpoints
-from lab.train.devices import CompiledStep, compile, compile_copies
+from lab.train.devices import CompiledStep, compile, compile_copies, start_distributed
+from lab.train.loop import Fitted, fit
 from lab.train.state import Aux, TrainState, check_key, init_state, state_of, step_key
 from lab.train.steps import make_train_step, mean_over
 from lab.train.whole import (
@@ -17,12 +18,14 @@ __all__ = [
     "Aux",
     "Checkpoints",
     "CompiledStep",
+    "Fitted",
     "TrainState",
     "all_finite",
     "check_key",
     "compile",
     "compile_copies",
     "first_bad_step",
+    "fit",
     "init_state",
     "join_history",
     "make_train_step",
@@ -30,6 +33,7 @@ __all__ = [
     "require_finite",
     "run",
     "run_in_chunks",
+    "start_distributed",
     "state_of",
     "step_key",
 ]

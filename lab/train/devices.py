@@ -67,6 +67,13 @@ class CompiledStep:
 
         return jax.tree.map(cut, batch)
 
+    def put(self, batch: Any) -> Any:
+        """Splits this host's part of a batch and begins its transfer to the devices."""
+        if not self.is_parallel:
+            return jax.device_put(batch, self._sharding)
+        sharding = NamedSharding(Mesh(np.array(self.local_devices), (AXIS,)), PartitionSpec(AXIS))
+        return jax.device_put(self.split(batch), sharding)
+
     def fetch(self, tree: Any) -> Any:
         """The first device's copy of a state or of metrics, without the device axis."""
         if not self.is_parallel:

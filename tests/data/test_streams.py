@@ -20,7 +20,7 @@ def taken(batches, num):
 
 def test_an_epoch_holds_every_example_once_and_the_next_has_another_order():
     batches = stream(source(), 5)
-    first, second = (sorted(sum(taken(batches, 2), [])) for _ in range(2))
+    first, second = (sorted(x for part in taken(batches, 2) for x in part) for _ in range(2))
     assert first == second == list(range(10))
     orders = taken(stream(source(), 10), 3)
     assert len({tuple(order) for order in orders}) == 3
@@ -54,7 +54,7 @@ def test_hosts_read_the_parts_of_one_global_batch():
         mask = np.concatenate([half["mask"] for half in halves])
         np.testing.assert_array_equal(mask, batch["mask"])
         rows = np.concatenate([half["x"] for half in halves])
-        np.testing.assert_array_equal(rows[mask > 0], batch["x"][mask > 0])
+        np.testing.assert_array_equal(rows, batch["x"])
 
 
 @pytest.mark.parametrize("workers", [(0, 0), (0, 2), (2, 0)])

@@ -84,8 +84,8 @@ def crop_boxes(
 
 def _box(key, height, width, scale, ratio) -> jax.Array:
     area_key, shape_key, top_key, left_key = jax.random.split(key, 4)
-    area = height * width * jax.random.uniform(
-        area_key, (ATTEMPTS,), minval=scale[0], maxval=scale[1]
+    area = (
+        height * width * jax.random.uniform(area_key, (ATTEMPTS,), minval=scale[0], maxval=scale[1])
     )
     low, high = jnp.log(jnp.array(ratio))
     shape = jnp.exp(jax.random.uniform(shape_key, (ATTEMPTS,), minval=low, maxval=high))

@@ -32,8 +32,8 @@ def random_erasing(
 def _erase(key, image, rate, area, min_aspect):
     height, width = image.shape[:2]
     chance, area_key, aspect_key, top_key, left_key, noise_key = jax.random.split(key, 6)
-    target = height * width * jax.random.uniform(
-        area_key, (ATTEMPTS,), minval=area[0], maxval=area[1]
+    target = (
+        height * width * jax.random.uniform(area_key, (ATTEMPTS,), minval=area[0], maxval=area[1])
     )
     bound = -jnp.log(min_aspect)
     aspect = jnp.exp(jax.random.uniform(aspect_key, (ATTEMPTS,), minval=-bound, maxval=bound))

@@ -14,22 +14,17 @@ EXACT = jax.lax.Precision.HIGHEST
 def resized_crop(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
     """Cuts a box out of each image and resizes it to [size, size], bicubic with antialias.
 
-    As Pillow's `crop` and `resize(BICUBIC)`: columns first, rounded to grey levels, then rows.
-    (Pillow from 12 on does the rows first where a height shrinks by more than twice as much as
-    the width; the results then differ by a grey level here and there.)
+    As Pillow's `crop` and `resize(BICUBIC)`: two passes, rounded to grey levels in between.
 
     Args: images [N, H, W, C] grey levels; boxes int [N, 4]: top, left, height, width.
     Returns: float32 [N, size, size, C] grey levels.
     """
     top, left, height, width = jnp.moveaxis(jnp.asarray(boxes, jnp.float32), -1, 0)
-    outputs = jnp.arange(size)
-    across = jax.vmap(_weights, (None, 0, 0, 0, None))(
-        outputs, left, width, width / size, images.shape[2]
-    )
-    down = jax.vmap(_weights, (None, 0, 0, 0, None))(
-        outputs, top, height, height / size, images.shape[1]
-    )
-    return _two_passes(images, across, down)
+    outputs, side = jnp.arange(size), max(images.shape[1:3])
+    weights = jax.vmap(_weights, (None, 0, 0, 0, None))
+    across = weights(outputs, left, width, width / size, side)
+    down = weights(outputs, top, height, height / size, side)
+    return _two_passes(images, across, down, _rows_first(height, width, size, size))
 
 
 def resize_and_centre_crop(
@@ -53,10 +48,10 @@ def resize_and_centre_crop(
     starts = jnp.round((resized - size) / 2)
     outputs = starts[:, :, None] + jnp.arange(size)
     weights = jax.vmap(_weights, (0, None, 0, 0, None))
-    scales = sizes / resized
-    across = weights(outputs[:, 1], 0.0, sizes[:, 1], scales[:, 1], images.shape[2])
-    down = weights(outputs[:, 0], 0.0, sizes[:, 0], scales[:, 0], images.shape[1])
-    return _two_passes(images, across, down)
+    scales, side = sizes / resized, max(images.shape[1:3])
+    across = weights(outputs[:, 1], 0.0, sizes[:, 1], scales[:, 1], side)
+    down = weights(outputs[:, 0], 0.0, sizes[:, 0], scales[:, 0], side)
+    return _two_passes(images, across, down, _rows_first(*sizes.T, *resized.T))
 
 
 def affine(images: jax.Array, matrices: jax.Array, fill: tuple[float, ...]) -> jax.Array:
@@ -84,11 +79,33 @@ def sizes_of(images: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (images.shape[0], 2))
 
 
-def _two_passes(images: jax.Array, across: jax.Array, down: jax.Array) -> jax.Array:
+def _rows_first(height, width, new_height, new_width) -> jax.Array:
+    """Whether Pillow takes the pass over rows first (observed on version 13)."""
+    return (height > new_height) & (height - new_height > 2 * (width - new_width))
+
+
+def _two_passes(
+    images: jax.Array, across: jax.Array, down: jax.Array, rows_first: jax.Array
+) -> jax.Array:
+    """Applies the weights of columns and rows, those of rows first where `rows_first` [N] says.
+
+    The order matters, because the first pass is clipped too: overshoots are cut off there. Where
+    it is the other one, the image is turned over its diagonal on the way in and out.
+    """
     images = jnp.asarray(images, jnp.float32)
-    # The first pass is clipped too: without that, overshoots reach six grey levels.
-    rows = to_grey_levels(jnp.einsum("nox,nyxc->nyoc", across, images, precision=EXACT))
-    return to_grey_levels(jnp.einsum("noy,nyxc->noxc", down, rows, precision=EXACT))
+    side = across.shape[-1]
+    square = [(0, 0), (0, side - images.shape[1]), (0, side - images.shape[2]), (0, 0)]
+    images = jnp.pad(images, square)
+    is_turned = rows_first[:, None, None]
+    first, second = jnp.where(is_turned, down, across), jnp.where(is_turned, across, down)
+    images = _turned(images, rows_first)
+    images = to_grey_levels(jnp.einsum("nox,nyxc->nyoc", first, images, precision=EXACT))
+    images = to_grey_levels(jnp.einsum("noy,nyxc->noxc", second, images, precision=EXACT))
+    return _turned(images, rows_first)
+
+
+def _turned(images: jax.Array, is_turned: jax.Array) -> jax.Array:
+    return jnp.where(is_turned[:, None, None, None], images.swapaxes(1, 2), images)
 
 
 def _weights(outputs, start, extent, scale, length: int) -> jax.Array:

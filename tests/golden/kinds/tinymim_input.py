@@ -1,6 +1,5 @@
 """Golden kinds of what goes into training: schedules, mixup, cutmix, image operations."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
