@@ -180,13 +180,9 @@ def fit_lbaggr(
       config: its num_epochs is not read, the orders say it.
     """
     config = config or LBAggrConfig()
-    num_shards, num_nodes, _ = log_probs.shape
+    num_shards = len(log_probs)
     tx = optax.adam(config.learning_rate)
-    num_batches = -(-num_nodes // config.batch_size)
-    padding = num_batches * config.batch_size - num_nodes
-    padded = jnp.pad(orders.astype(jnp.int32), ((0, 0), (0, padding)))
-    batches = padded.reshape(-1, num_batches, config.batch_size)
-    masks = (jnp.arange(num_batches * config.batch_size) < num_nodes).reshape(num_batches, -1)
+    batches, masks = _batches(orders, config.batch_size)
 
     def step(carry, batch):
         weights, opt_state, alive = carry
@@ -222,6 +218,16 @@ def fit_lbaggr(
         official_weights=official_weights,
         official_best_epoch=official_best,
     )
+
+
+def _batches(orders, batch_size):
+    """Orders [epochs, m] as nodes [epochs, batches, batch_size], and which are real in each epoch."""
+    num_nodes = orders.shape[1]
+    num_batches = -(-num_nodes // batch_size)
+    padding = num_batches * batch_size - num_nodes
+    padded = jnp.pad(orders.astype(jnp.int32), ((0, 0), (0, padding)))
+    masks = (jnp.arange(num_batches * batch_size) < num_nodes).reshape(num_batches, batch_size)
+    return padded.reshape(-1, num_batches, batch_size), masks
 
 
 def _best(weights_per_epoch, loss_sums, is_counted):

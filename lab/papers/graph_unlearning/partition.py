@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import typing
 import warnings
 from collections.abc import Callable
 from typing import Literal
@@ -55,6 +56,20 @@ class PartitionOptions:
     """blpa_base: with the official code's faults."""
     start: Literal["random", "k-means++"] | None = None
     """First centroids; None: random rows for the balanced k-means, k-means++ for the plain one."""
+
+    def __post_init__(self):
+        for name, accepted in _CHOICES.items():
+            value = getattr(self, name)
+            require(value in accepted, f"{name} is {value!r}; accepted: {accepted}")
+
+
+_CHOICES = {
+    "ties": typing.get_args(Ties),
+    "isolated": typing.get_args(Isolated),
+    "variant": typing.get_args(Variant),
+    "assignment_objective": ("min", "max"),
+    "start": ("random", "k-means++", None),
+}
 
 
 METHODS = ("random", "blpa", "lpa", "bekm", "kmeans", "blpa_base", "bekm_base", "metis")

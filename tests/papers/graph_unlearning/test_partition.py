@@ -126,6 +126,12 @@ def test_options_that_cannot_work_are_refused(method, options, message):
         partition(GRAPH, method, 4, rng, embeddings=EMBEDDINGS, options=options)
 
 
+@pytest.mark.parametrize("field", ["ties", "isolated", "variant", "assignment_objective", "start"])
+def test_option_that_does_not_exist_is_refused(field):
+    with pytest.raises(InvalidInputError, match=f"{field} is 'other'; accepted"):
+        PartitionOptions(**{field: "other"})
+
+
 def test_unknown_method_and_missing_embeddings_are_refused():
     with pytest.raises(InvalidInputError, match="accepted: random, blpa"):
         partition(GRAPH, "sisa", 4, np.random.default_rng(0))
