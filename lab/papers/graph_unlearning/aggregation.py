@@ -221,7 +221,7 @@ def fit_lbaggr(
 
 
 def _batches(orders, batch_size):
-    """Orders [epochs, m] as nodes [epochs, batches, batch_size], and which are real in each epoch."""
+    """Orders [epochs, m] as nodes [epochs, batches, size], and which of an epoch are real."""
     num_nodes = orders.shape[1]
     num_batches = -(-num_nodes // batch_size)
     padding = num_batches * batch_size - num_nodes
