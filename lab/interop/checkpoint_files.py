@@ -1,9 +1,11 @@
 """Weights from elsewhere as a mapping of numpy arrays, and back to a file.
 
-`load_checkpoint` reads `.safetensors` and torch's `.pth`, `.pt`, `.bin`, `.pth.tar` without torch
-and without running anything that the file holds.
+`load_checkpoint` reads `.safetensors`, `.npz` and torch's `.pth`, `.pt`, `.bin`, `.pth.tar` without
+torch and without running anything that the file holds.
 """
 
+import argparse
+import functools
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +27,7 @@ from lab.errors import (
     require_extra,
 )
 from lab.interop.torch_globals import NumpyArray, StoredTensor
-from lab.interop.torch_zip import TorchArchive
+from lab.interop.torch_zip import ZIP_ERRORS, TorchArchive
 
 # Where training scripts put the weights beside the optimizer, the epoch and the arguments.
 PAYLOAD_KEYS = ("model", "state_dict", "model_state_dict", "model_state", "net")
@@ -33,7 +35,7 @@ PAYLOAD_KEYS = ("model", "state_dict", "model_state_dict", "model_state", "net")
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 
 _MAX_DEPTH = 32
-_MAX_ENTRIES = 200_000
+_MAX_NAME_CHARACTERS = 1 << 25  # of all names together: a container can hold others many times
 _MAX_NAME_LENGTH = 1000
 _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f920")  # torch before 1.6: a pickled magic number
 
@@ -104,21 +106,23 @@ def load_checkpoint(
       FileNotFoundError, PermissionError.
       UnsafeFileError: the file asks for anything but tensors and plain containers; nothing was run.
       CorruptFileError: it is truncated, damaged or in no known format.
-      MissingExtraError: it is in a form older than torch 1.6, which only torch itself reads.
+      MissingExtraError: it is in a form older than torch 1.6, which only torch itself reads (with
+        weights_only=True).
       InvalidInputError: `payload` is not in the file, or several parts could be it.
     """
     path = Path(path)
     with path.open("rb") as file:
         head = file.read(64 * 1024)
     if head.startswith(b"PK\x03\x04") or zipfile.is_zipfile(path):
-        checkpoint = _open_torch_zip(path, payload)
+        open_zip = _open_npz if _is_npz(path) else _open_torch_zip
+        checkpoint = open_zip(path, payload)
     elif path.suffix == ".safetensors" or head[8:9] == b"{":
         checkpoint = _open_safetensors(path, payload)
     elif head.startswith(_LEGACY_MAGIC) or head[257:262] == b"ustar":
         checkpoint = _open_legacy(path, payload)
     else:
         raise CorruptFileError(
-            f"{path}: neither safetensors nor a torch checkpoint (it starts with {head[:8]!r})"
+            f"{path}: neither safetensors, npz nor a torch checkpoint (it starts with {head[:8]!r})"
         )
     return _unwrapped(checkpoint) if unwrap else checkpoint
 
@@ -130,11 +134,46 @@ def _open_torch_zip(path: Path, payload: str | None) -> Checkpoint:
 
     def reader(leaf: StoredTensor | NumpyArray) -> Callable[[], np.ndarray]:
         if isinstance(leaf, StoredTensor):
-            return lambda: archive.read_tensor(leaf)
+            return functools.partial(archive.read_tensor, leaf)
         require(leaf.value is not None, f"{path}: a numpy array has no contents", CorruptFileError)
         return lambda: leaf.value
 
-    return Checkpoint(path, {n: reader(leaf) for n, leaf in leaves.arrays.items()}, leaves.extras)
+    readers = {name: reader(leaf) for name, leaf in leaves.arrays.items()}
+    return Checkpoint(path, readers, leaves.extras)
+
+
+def _is_npz(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except ZIP_ERRORS as error:
+        raise CorruptFileError(f"{path}: not a whole zip archive ({error})") from error
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _open_npz(path: Path, payload: str | None) -> Checkpoint:
+    file = np.load(path, allow_pickle=False)
+
+    def read(name: str) -> np.ndarray:
+        try:
+            return file[name]
+        except ZIP_ERRORS as error:
+            kind = UnsafeFileError if "allow_pickle" in str(error) else CorruptFileError
+            raise kind(f"{path}: {name!r} cannot be read ({error})") from error
+
+    return _flat_checkpoint(path, file.files, read, {}, payload)
+
+
+def _flat_checkpoint(
+    path: Path,
+    names: list[str],
+    read: Callable[[str], np.ndarray],
+    extras: Mapping[str, Any],
+    payload: str | None,
+) -> Checkpoint:
+    """A checkpoint in a format without nesting, where a payload is a prefix."""
+    checkpoint = Checkpoint(path, {name: functools.partial(read, name) for name in names}, extras)
+    return checkpoint.under(f"{payload}.") if payload else checkpoint
 
 
 def _open_safetensors(path: Path, payload: str | None) -> Checkpoint:
@@ -154,18 +193,23 @@ def _open_safetensors(path: Path, payload: str | None) -> Checkpoint:
         except safetensors.SafetensorError as error:
             raise CorruptFileError(f"{path}: {name!r} cannot be read ({error})") from error
 
-    checkpoint = Checkpoint(path, {name: lambda name=name: read(name) for name in names}, extras)
-    return checkpoint.under(f"{payload}.") if payload else checkpoint
+    return _flat_checkpoint(path, names, read, extras, payload)
 
 
 def _open_legacy(path: Path, payload: str | None) -> Checkpoint:
     """Torch's forms before 1.6, through torch's own restricted reader."""
     torch = require_extra("torch", extra="torch")
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            tree = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many types for a bad file
-        kind = UnsafeFileError if "weights_only" in str(error).lower() else CorruptFileError
-        raise kind(f"{path}: torch refuses the file: {str(error)[:300]}") from error
+        if "weights_only" not in str(error).lower():
+            raise CorruptFileError(f"{path}: torch cannot read it: {str(error)[:300]}") from error
+        raise UnsafeFileError(
+            f"{path}: holds more than tensors and plain containers, so torch refuses it with "
+            "weights_only=True. Only if you trust the file, load it in PyTorch and save its "
+            "state_dict() as .safetensors"
+        ) from error
     leaves = _payload_leaves(path, tree, payload, (torch.Tensor,))
 
     def read(tensor: Any) -> np.ndarray:
@@ -174,7 +218,7 @@ def _open_legacy(path: Path, payload: str | None) -> Checkpoint:
             return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         return tensor.numpy()
 
-    readers = {name: lambda leaf=leaf: read(leaf) for name, leaf in leaves.arrays.items()}
+    readers = {name: functools.partial(read, leaf) for name, leaf in leaves.arrays.items()}
     return Checkpoint(path, readers, leaves.extras)
 
 
@@ -192,32 +236,34 @@ class _Leaves:
         self.path, self.array_types = path, array_types
         self.arrays: dict[str, Any] = {}
         self.extras: dict[str, Any] = {}
-        self._num_entries = 0
+        self._num_characters = 0
 
     def collect(self, tree: Any, prefix: str = "", depth: int = 0, *, plain: bool = True) -> None:
         """Adds the leaves under `tree`; without `plain`, only its arrays."""
         is_shallow = depth <= _MAX_DEPTH
         require(is_shallow, f"{self.path}: nested too deeply, or in itself", CorruptFileError)
         for key, value in _children(tree):
-            self._num_entries += 1
-            is_small = self._num_entries <= _MAX_ENTRIES
-            require(is_small, f"{self.path}: more than {_MAX_ENTRIES} entries", CorruptFileError)
             name = f"{prefix}{key}"
-            is_short = len(name) <= _MAX_NAME_LENGTH
-            require(
-                is_short, f"{self.path}: the name {name[:60]!r}... is too long", CorruptFileError
-            )
+            self._count(name)
             if isinstance(value, self.array_types):
                 is_new = name not in self.arrays
                 require(is_new, f"{self.path}: two arrays named {name[:200]!r}", CorruptFileError)
                 self.arrays[name] = value
-            elif isinstance(value, (Mapping, list, tuple)):
+            elif isinstance(value, (Mapping, list, tuple, argparse.Namespace)):
                 self.collect(value, f"{name}.", depth + 1, plain=plain)
             elif plain:
                 self.extras[name] = value
 
+    def _count(self, name: str) -> None:
+        is_short = len(name) <= _MAX_NAME_LENGTH
+        require(is_short, f"{self.path}: the name {name[:60]!r}... is too long", CorruptFileError)
+        self._num_characters += len(name) + 1
+        is_bounded = self._num_characters <= _MAX_NAME_CHARACTERS
+        require(is_bounded, f"{self.path}: expands to far too many names", CorruptFileError)
+
 
 def _children(tree: Any) -> Iterator[tuple[str, Any]]:
+    tree = vars(tree) if isinstance(tree, argparse.Namespace) else tree
     pairs = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
     return ((str(key), value) for key, value in pairs)
 

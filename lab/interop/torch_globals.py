@@ -120,6 +120,13 @@ def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 62
 
 
+def _shown(value: Any) -> str:
+    """A short text for a message; the repr of a hostile container could be endless."""
+    if isinstance(value, str):
+        return repr(value[:80])
+    return str(value) if type(value) is int else f"a {type(value).__name__}"
+
+
 def storage_from_persistent_id(pid: Any) -> Storage:
     """The storage named by torch's ("storage", type, record, device, number of elements)."""
     is_plain = type(pid) is tuple and len(pid) == 5 and pid[0] == "storage"
@@ -128,7 +135,7 @@ def storage_from_persistent_id(pid: Any) -> Storage:
     dtype = _STORAGE_DTYPES.get(kind) if isinstance(kind, GlobalName) else None
     require(dtype is not None, "a storage has no known element type", CorruptFileError)
     is_plain = isinstance(record, str) and is_count(num_elements)
-    require(is_plain, f"a storage has size {num_elements!r}", CorruptFileError)
+    require(is_plain, f"a storage has size {_shown(num_elements)}", CorruptFileError)
     return Storage(record, dtype, num_elements)
 
 
@@ -160,7 +167,7 @@ def _tensor_of_dtype(
     """A tensor over an untyped storage, whose size is in bytes (torch's newer dtypes)."""
     require(isinstance(storage, Storage), "a tensor has no storage", CorruptFileError)
     name = dtype.removeprefix("torch.") if isinstance(dtype, GlobalName) else ""
-    require(name in TORCH_DTYPES, f"a tensor has dtype {dtype!r:.80}", CorruptFileError)
+    require(name in TORCH_DTYPES, f"a tensor has dtype {_shown(dtype)}", CorruptFileError)
     kind = TORCH_DTYPES[name]
     num_elements = storage.num_elements * storage.dtype.itemsize // kind.itemsize
     typed = Storage(storage.record, kind, num_elements)
@@ -176,7 +183,7 @@ def _tensor_itself(tensor: Any, *_: Any) -> StoredTensor:
 def _tensor_with_attributes(rebuild: Any, kind: Any, args: Any, _: Any) -> StoredTensor:
     """A tensor, or a parameter, that carried Python attributes; these are dropped."""
     if kind not in _TENSOR_CLASSES or not isinstance(kind, GlobalName):
-        raise UnsafeFileError(f"rebuilds a tensor as {kind!r:.80}")
+        raise UnsafeFileError(f"rebuilds a tensor as {_shown(kind)}")
     fits = rebuild in _TENSOR_CALLS and isinstance(rebuild, GlobalName) and type(args) is tuple
     require(fits, "a tensor with attributes is malformed", CorruptFileError)
     return _TENSOR_CALLS[rebuild](*args)
@@ -232,7 +239,7 @@ def _device(kind: Any, *index: Any) -> str:
 
 def _numpy_dtype(code: Any, *_: Any) -> NumpyDtype:
     is_numeric = isinstance(code, str) and re.fullmatch(r"b1|[iu][1248]|f[248]|c8|c16", code)
-    require(bool(is_numeric), f"a numpy dtype is {code!r:.80}, not a number", CorruptFileError)
+    require(bool(is_numeric), f"a numpy dtype is {_shown(code)}, not a number", CorruptFileError)
     return NumpyDtype(code)
 
 

@@ -20,7 +20,8 @@ from lab.errors import CorruptFileError, UnsafeFileError, require
 from lab.interop.torch_globals import Storage, StoredTensor
 from lab.interop.torch_pickle import read_plain_pickle
 
-_ZIP_ERRORS = (
+# What a damaged archive makes `zipfile` raise.
+ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
@@ -44,9 +45,10 @@ class TorchArchive:
         self._storages: dict[Storage, bytes] = {}
         self._shared = frozenset[Storage]()
         try:
+            self._num_bytes = self.path.stat().st_size
             self._zip = zipfile.ZipFile(self.path)
             self._sizes = {info.filename: info.file_size for info in self._zip.infolist()}
-        except _ZIP_ERRORS as error:
+        except ZIP_ERRORS as error:
             raise self._corrupt(f"not a whole zip archive ({error})") from error
         self._root = self._find_root()
         self._is_big_endian = self._read_byte_order()
@@ -118,23 +120,40 @@ class TorchArchive:
 
     def _read_byte_order(self) -> bool:
         name = self._root + "byteorder"
-        order = self._read(name) if name in self._sizes else b"little"
+        if name not in self._sizes:  # before torch 2.1 there was none; or its name is damaged
+            for other in self._sizes:
+                self._check_name(other)
+            return False
+        order = self._read(name)
         if order not in (b"little", b"big"):
             raise self._corrupt(f"unknown byte order {order[:20]!r}")
         return order == b"big"
 
+    def _check_name(self, name: str) -> None:
+        """Compares the name in the archive's directory with the one in front of the record."""
+        try:
+            self._zip.open(self._located(name)).close()
+        except ZIP_ERRORS as error:
+            raise self._corrupt(f"record {name[:200]!r} cannot be read: {error}") from error
+
     def _read(self, name: str) -> bytes:
         try:
-            info = self._zip.getinfo(name)
-            is_stored = info.compress_type == zipfile.ZIP_STORED
-            require(is_stored, "it is compressed; torch.save stores its records as they are")
-            require(info.compress_size == info.file_size, "its two sizes differ")
-            require(info.file_size <= self.path.stat().st_size, "it is larger than the file")
+            info = self._located(name)
             content = self._zip.read(info)
             require(len(content) == info.file_size, "it is cut short")
             return content
-        except _ZIP_ERRORS as error:
+        except ZIP_ERRORS as error:
             raise self._corrupt(f"record {name[:200]!r} cannot be read: {error}") from error
+
+    def _located(self, name: str) -> zipfile.ZipInfo:
+        info = self._zip.getinfo(name)
+        is_stored = info.compress_type == zipfile.ZIP_STORED
+        require(is_stored, "it is compressed; torch.save stores its records as they are")
+        require(info.compress_size == info.file_size, "its two sizes differ")
+        last = info.header_offset + info.file_size
+        is_inside = info.header_offset >= 0 and last <= self._num_bytes
+        require(is_inside, "it lies outside the file")
+        return info
 
     def _corrupt(self, what: str) -> CorruptFileError:
         return CorruptFileError(f"{self.path}: {what}")

@@ -136,7 +136,9 @@ def main() -> None:
     note("protocol4.pth", save("protocol4.pth", {"a": torch.arange(3)}, pickle_protocol=4))
     note("bare.pth", {"tensor": save("bare.pth", torch.arange(4.0).reshape(2, 2))})
     pair = {"a": torch.tensor([1.5, -2.0]), "b": torch.ones(2, 2)}
-    note("legacy.pth", save("legacy.pth", pair, _use_new_zipfile_serialization=False))
+    old = {"model": pair, "args": argparse.Namespace(lr=0.1)}
+    old = save("legacy.pth", old, _use_new_zipfile_serialization=False)
+    note("legacy.pth", old["model"])
     nested = save("containers.pth", containers())["nested"]
     listed = {"nested.list.0": nested["list"][0], "nested.list.1.x": nested["list"][1]["x"]}
     note("containers.pth", listed | {"nested.pair.0": nested["pair"][0]})

@@ -153,6 +153,7 @@ def test_old_form_is_read_by_torch_where_it_is_installed():
         if file == "legacy.pth":
             np.testing.assert_array_equal(checkpoint[name], reference)
     assert len(checkpoint) == 2
+    assert checkpoint.extras == {"args.lr": 0.1}
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04", b"PK\x05\x06" * 9])
@@ -218,6 +219,16 @@ def test_safetensors_round_trip(tmp_path):
         np.testing.assert_array_equal(checkpoint[name], array)
         assert checkpoint[name].dtype == array.dtype.newbyteorder("=")
     assert os.listdir(tmp_path) == ["weights.safetensors"]
+
+
+def test_npz_is_a_checkpoint_too(tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez_compressed(path, **{"net.a": np.arange(3), "net.b": np.ones(())})
+    assert set(load_checkpoint(path)) == {"net.a", "net.b"}
+    np.testing.assert_array_equal(load_checkpoint(path, payload="net")["a"], np.arange(3))
+    np.savez(path, objects=np.array([{}], dtype=object))
+    with pytest.raises(UnsafeFileError, match=r"weights\.npz.*allow_pickle"):
+        load_checkpoint(path)["objects"]
 
 
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
