@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from lab.data import citations, embedded, fair_graphs
+from lab.data import citations, embedded, fair_graphs, folders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -403,6 +403,7 @@ _OTHER_ENTRIES = (
         licence="ImageNet, non-commercial research",
         layout="imagenet_sample/imagenet_sample160.zip with images/ and labels.csv",
         places=("imagenet_sample/imagenet_sample160.zip", "imagenet_sample160.zip"),
+        loader=folders.read_labelled,
         how_to_get="copy imagenet_sample160.zip, made from the homepage's images, into "
         "$LAB_DATA_DIR/imagenet_sample",
     ),
@@ -413,6 +414,7 @@ _OTHER_ENTRIES = (
         licence="unrestricted use",
         layout="kodak/kodak24.zip with kodim01.webp to kodim24.webp",
         places=("kodak/kodak24.zip", "kodak24.zip"),
+        loader=folders.read_pictures,
         how_to_get="copy kodak24.zip, made from the homepage's photographs, into "
         "$LAB_DATA_DIR/kodak",
     ),

@@ -80,8 +80,8 @@ def fit(
     Raises:
       NonFiniteError naming the step, the earlier checkpoints being kept.
       StoppedError after SIGTERM or SIGINT, the state being saved.
-      InvalidInputError where the stream ends early or cannot be resumed; whatever it raises,
-        after the state was saved.
+      InvalidInputError where the stream ends early or cannot be resumed; whatever else it raises,
+        after the state was saved (on one host).
     """
     require(num_steps >= 0, f"num_steps must not be negative, got {num_steps}")
     for value, what in ((eval_every, "eval_every"), (save_every, "save_every")):
@@ -151,8 +151,11 @@ class _Work:
                 f"the batches ended after {self.done} steps; give more epochs (num_epochs=None) "
                 "or fewer num_steps"
             ) from None
-        except Exception:  # bad data must not cost the steps since the last checkpoint
-            self.save()
+        except Exception:
+            # Bad data must not cost the steps since the last checkpoint. Of several processes this
+            # may be the only one to meet it, and a save would wait for the others for ever.
+            if jax.process_count() == 1:
+                self.save()
             raise
         self.state, metrics = self.compiled(self.state, batch)
         self.done += 1

@@ -46,8 +46,8 @@ def warmup_polynomial(
     def rate(step: jax.Array) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         falling = floor + (peak - floor) * jnp.maximum(1.0 - step / total, 0.0) ** power
-        missing = jnp.clip(1.0 - step / max(warmup, 1), 0.0, 1.0) * (1.0 - warmup_ratio)
-        return falling * jnp.where(step < warmup, 1.0 - missing, 1.0)
+        warm = warmup_ratio + (1.0 - warmup_ratio) * step / max(warmup, 1)
+        return falling * jnp.where(step < warmup, warm, 1.0)
 
     return rate
 
