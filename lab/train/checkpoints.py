@@ -121,11 +121,12 @@ class Checkpoints:
         _check_fits(expected, note["checksums"], path)
         try:
             with _checkpointer() as checkpointer:
-                arrays = checkpointer.restore(path / "state", expected)
+                arrays = checkpointer.restore(path / "state", _not_empty(expected))
         except Exception as error:
             raise CheckpointError(
                 f"the saved state {path} is damaged: {_first_line(error)}{_way_out(self, step)}"
             ) from error
+        arrays |= {k: np.zeros(v.shape, v.dtype) for k, v in expected.items() if k not in arrays}
         wrong = [k for k, v in _checksums(arrays).items() if v != note["checksums"][k]]
         if wrong:
             raise CheckpointError(
@@ -165,8 +166,13 @@ class Checkpoints:
 def _write(partial: Path, arrays: Any, note: dict) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     with _checkpointer() as checkpointer:
-        checkpointer.save(partial / "state", arrays)
+        checkpointer.save(partial / "state", _not_empty(arrays))
     (partial / "note.json").write_text(json.dumps(note))
+
+
+def _not_empty(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Those with elements: orbax refuses others, and their shapes stand in the note."""
+    return {name: x for name, x in arrays.items() if x.size}
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:

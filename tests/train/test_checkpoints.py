@@ -17,6 +17,7 @@ def state(value=1.0, size=1000):
         "key": jax.random.key(7),
         "step": jnp.int32(3),
         "nested": ({"flag": jnp.array([True, False])},),
+        "empty": jnp.zeros((0, 3), jnp.int32),
     }
 
 
