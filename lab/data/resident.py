@@ -15,7 +15,7 @@ from lab.errors import require
 class Resident:
     """Arrays of one length whose batches are a function of the step's number.
 
-    `lab.train.fit` takes one in place of a stream. Whoever compiles a step himself takes
+    `lab.train.fit` takes one in place of a stream. Whoever compiles a step without it takes
     `batch = resident.batch_at(arrays, state.step)` in it, `arrays` being an argument.
 
     Attributes:

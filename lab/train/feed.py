@@ -31,10 +31,11 @@ class Feed:
 
     def __init__(self, batches: Iterator[Any], compiled: CompiledStep, ahead: int = 2):
         self.position, self.seconds_waited = _position(batches), 0.0
+        self._batches = batches
         self._ready: queue.Queue[Ready] = queue.Queue(ahead)
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=self._read, args=(batches, compiled.put), name="feed", daemon=True
+            target=self._read, args=(compiled.put,), name="feed", daemon=True
         )
         self._thread.start()
 
@@ -44,6 +45,10 @@ class Feed:
     def __exit__(self, *_) -> None:
         self._stop.set()
         self._thread.join()
+        if self.position is not None:  # what was read ahead and not used comes again
+            self._batches.set_state(self.position)
+        if hasattr(self._batches, "close"):
+            self._batches.close()
 
     def take(self, in_progress: Any) -> Any:
         """The next batch, on the devices.
@@ -63,15 +68,15 @@ class Feed:
         self.position = ready.position
         return ready.batch
 
-    def _read(self, batches: Iterator[Any], put: Callable[[Any], Any]) -> None:
+    def _read(self, put: Callable[[Any], Any]) -> None:
         first = None
         while not self._stop.is_set():
             try:
-                batch = next(batches)
+                batch = next(self._batches)
                 shapes = _shapes(batch)
                 first = first or shapes
                 _require_equal_shapes(first, shapes)
-                self._offer(Ready(put(batch), _position(batches)))
+                self._offer(Ready(put(batch), _position(self._batches)))
             except BaseException as error:  # every error is handed to the one who takes
                 self._offer(Ready(None, None, error))
                 return
@@ -85,7 +90,7 @@ class Feed:
 
 
 class ConstantFeed:
-    """The same data at every step: a `lab.data.Resident`, whose step takes its batch itself."""
+    """The same data at every step: that of a `lab.data.resident.Resident`."""
 
     position, seconds_waited = None, 0.0
 

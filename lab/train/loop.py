@@ -67,7 +67,8 @@ def fit(
       step: `(state, batch) -> (state, metrics)`, pure, written for the device axis "batch".
       state: a fresh state, a pytree with `step` and `key`; also tells what a checkpoint holds.
       batches: a stream (`lab.data.streams`); any iterable of equally shaped pytrees, if it has
-        `get_state` and `set_state` where checkpoints are kept; or a `lab.data.Resident`.
+        `get_state` and `set_state` where checkpoints are kept; or a `lab.data.resident.Resident`.
+        A stream is left behind the last batch that was used, its workers ended.
       devices: all by default.
       checkpoints: where to save and resume; saved every `save_every` steps, after evaluations if
         they are scored (`Checkpoints(best=...)`), at a stop, and at the end.
@@ -88,10 +89,11 @@ def fit(
         require(value is None or value >= 1, f"{what} must be at least 1 or None, got {value}")
     require(log_every >= 1 and in_flight >= 1, "log_every and in_flight must be at least 1")
     resident = batches if isinstance(batches, Resident) else None
-    batches = None if resident else _resumable(batches, checkpoints)
-    compiled = compile(
-        _checked(step if resident is None else _taking_from(resident, step)), devices
-    )
+    if resident is None:
+        batches = _resumable(batches, checkpoints)
+    else:
+        batches, step = None, _taking_from(resident, step)
+    compiled = compile(_checked(step), devices)
     with _opened(log, name, num_steps, log_every) as journal:
         work = _Work(compiled, checkpoints, evaluate, journal, in_flight)
         work.resume(state, batches)
@@ -113,6 +115,7 @@ class _Work:
     def __init__(self, compiled: CompiledStep, checkpoints, evaluate, journal, in_flight: int):
         self.compiled, self.checkpoints, self.journal = compiled, checkpoints, journal
         self.evaluate_fn, self.in_flight = evaluate, in_flight
+        self.state = self.feed = None
         self.done = self.first_step = self.saved_at = self.evaluated_at = 0
         self.metrics: dict[str, float] = {}
         self.evaluation: dict[str, float] = {}

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import resource
@@ -93,6 +94,14 @@ def test_a_resumed_run_goes_on_with_the_next_batch(tmp_path):
     assert resumed.metrics == straight.metrics
 
 
+def test_a_stream_is_left_behind_the_last_batch_that_was_used():
+    source = ArraySource({"x": np.arange(12, dtype=np.float32)})
+    batches, straight = stream(source, 4), stream(source, 4)
+    fit(counting_step, new_state(), batches, num_steps=2)
+    expected = [next(straight) for _ in range(3)][2]
+    np.testing.assert_array_equal(next(batches)["x"], expected["x"])
+
+
 def test_a_finished_run_is_not_run_again(tmp_path):
     saved, seen = Checkpoints(tmp_path), []
     for _ in range(2):
@@ -152,8 +161,6 @@ def test_progress_shows_loss_speed_and_time_left(tmp_path):
 
     class Reporter:
         def task(self, description, total):
-            import contextlib
-
             shown.append((description, total))
             return contextlib.nullcontext(Task())
 
