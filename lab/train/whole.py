@@ -15,7 +15,13 @@ History = dict[str, jax.Array]
 
 
 def run(
-    step: Step, state: Any, data: Any, num_steps: int, last_step: jax.Array | None = None
+    step: Step,
+    state: Any,
+    data: Any,
+    num_steps: int,
+    last_step: jax.Array | None = None,
+    *,
+    freeze: bool = True,
 ) -> tuple[Any, History]:
     """Applies `step` to the whole of `data` num_steps times, inside one scan.
 
@@ -27,18 +33,30 @@ def run(
       num_steps: static length of the scan.
       last_step: steps from this count on leave the state alone, so that a last, shorter chunk
         needs no second compilation. None: take all.
+      freeze: False only marks: steps are taken whatever they give, which spares a step that is
+        bound by memory the look at every parameter (a third of its time). A copy that turned
+        non-finite is then lost from the first marked step on, and is still marked; the others are
+        undisturbed.
     Returns: the state, and each metric of every step with a leading axis [num_steps], with
       "finite" bool: whether the step was taken in good order.
     """
 
     def body(state, _):
         new_state, metrics = step(state, data)
-        finite = jnp.isfinite(metrics["loss"]) & all_finite(new_state)
-        taken = finite if last_step is None else finite & (state.step < last_step)
-        state = jax.tree.map(lambda new, old: jnp.where(taken, new, old), new_state, state)
-        return state, metrics | {"finite": finite}
+        finite = jnp.isfinite(metrics["loss"])
+        taken = None if last_step is None else state.step < last_step
+        if freeze:
+            finite &= all_finite(new_state)
+            taken = finite if taken is None else finite & taken
+        if taken is not None:
+            new_state = jax.tree.map(lambda new, old: jnp.where(taken, new, old), new_state, state)
+        return new_state, metrics | {"finite": finite}
 
-    return jax.lax.scan(body, state, length=num_steps)
+    state, history = jax.lax.scan(body, state, length=num_steps)
+    if not freeze and num_steps > 0:
+        # The last step has no next loss to show what it did to the parameters.
+        history["finite"] = history["finite"].at[-1].min(all_finite(state))
+    return state, history
 
 
 def all_finite(tree: Any) -> jax.Array:

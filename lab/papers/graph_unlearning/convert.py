@@ -1,13 +1,22 @@
 """Parameters of the official networks (torch `state_dict` names) to flax variables and back."""
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from lab.errors import require
+from lab.errors import InvalidInputError, require
+from lab.interop.mapping import (
+    Rule,
+    Transform,
+    batch_norm,
+    linear,
+    to_state_dict,
+    to_variables,
+)
 from lab.papers.graph_unlearning.models import (
     GATConfig,
     GCNConfig,
@@ -15,98 +24,72 @@ from lab.papers.graph_unlearning.models import (
     MLPConfig,
     ModelConfig,
     SAGEConfig,
+    init_variables,
 )
 
-# flax name -> (official name, whether the array is stored transposed); {l} is the layer.
-LINEAR = {"kernel": ("weight", True), "bias": ("bias", False)}
-CONVOLUTIONS = {
-    GCNConfig: {"kernel": ("lin.weight", True), "bias": ("bias", False)},
-    GATConfig: {
-        "kernel": ("lin.weight", True),
-        "bias": ("bias", False),
-        "source_attention": ("att_src", False),
-        "target_attention": ("att_dst", False),
-    },
-    SAGEConfig: {
-        "neighbour_kernel": ("lin_l.weight", True),
-        "neighbour_bias": ("lin_l.bias", False),
-        "root/kernel": ("lin_r.weight", True),
-    },
-    GINConfig: {
-        "kernel": ("nn.0.weight", True),
-        "bias": ("nn.0.bias", False),
-        "out/kernel": ("nn.2.weight", True),
-        "out/bias": ("nn.2.bias", False),
-    },
+# Attention vectors are kept as [1, heads, head_dim]; before PyTorch Geometric 2.0 too.
+ATTENTION = Transform(lambda array: array.reshape(array.shape[-2:]), lambda array: array[None])
+CLASSIFIER = (*linear("fc1", "fc1"), *linear("fc2", "fc2"))
+RULES = {
+    GCNConfig: (
+        Rule("convs.{i}.lin.weight", "conv{i}/kernel", "linear"),
+        Rule("convs.{i}.bias", "conv{i}/bias"),
+    ),
+    GATConfig: (
+        Rule("convs.{i}.lin.weight", "conv{i}/kernel", "linear"),
+        Rule("convs.{i}.att_src", "conv{i}/source_attention", ATTENTION),
+        Rule("convs.{i}.att_dst", "conv{i}/target_attention", ATTENTION),
+        Rule("convs.{i}.bias", "conv{i}/bias"),
+    ),
+    SAGEConfig: (
+        Rule("convs.{i}.lin_l.weight", "conv{i}/neighbour_kernel", "linear"),
+        Rule("convs.{i}.lin_l.bias", "conv{i}/neighbour_bias"),
+        Rule("convs.{i}.lin_r.weight", "conv{i}/root/kernel", "linear"),
+    ),
+    GINConfig: (
+        *linear("convs.{i}.nn.0", "conv{i}"),
+        *linear("convs.{i}.nn.2", "conv{i}/out"),
+        *batch_norm("bn.{i}", "norm{i}"),
+        *CLASSIFIER,
+    ),
+    MLPConfig: linear("layers.{i}", "linear{i}"),
 }
-NORM = {
-    "params/norm{l}/scale": "bn.{l}.weight",
-    "params/norm{l}/bias": "bn.{l}.bias",
-    "batch_stats/norm{l}/mean": "bn.{l}.running_mean",
-    "batch_stats/norm{l}/var": "bn.{l}.running_var",
+FIRST_WEIGHTS = {
+    GCNConfig: "convs.0.lin.weight",
+    GATConfig: "convs.0.lin.weight",
+    SAGEConfig: "convs.0.lin_l.weight",
+    GINConfig: "convs.0.nn.0.weight",
+    MLPConfig: "layers.0.weight",
 }
-IGNORED = re.compile(r".*\.num_batches_tracked$")
-
-
-def official_names(config: ModelConfig) -> dict[str, tuple[str, bool]]:
-    """flax path ("params/conv0/kernel") -> (name in the batch networks, stored transposed)."""
-    if isinstance(config, MLPConfig):
-        layers = range(len(config.hidden) + 1)
-        return _with_prefix({f"params/linear{l}": f"layers.{l}" for l in layers}, LINEAR)
-    unused = config.unused_layers if isinstance(config, GINConfig) else 0
-    layers = range(config.num_layers + unused)
-    convs = {f"params/conv{l}": f"convs.{l}" for l in layers}
-    names = _with_prefix(convs, CONVOLUTIONS[type(config)])
-    if isinstance(config, GINConfig):
-        for l in layers:
-            names |= {path.format(l=l): (name.format(l=l), False) for path, name in NORM.items()}
-        names |= _with_prefix({"params/fc1": "fc1", "params/fc2": "fc2"}, LINEAR)
-    return names
-
-
-def _with_prefix(prefixes, names):
-    return {
-        f"{ours}/{path}": (f"{official}.{name}", transposed)
-        for ours, official in prefixes.items()
-        for path, (name, transposed) in names.items()
-    }
 
 
 def from_official(state_dict: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
     """flax variables of the module of `config` from an official `state_dict`.
 
     Reads the batch networks' names, the full-graph networks' (`conv1`, `bn1` ...) and those of
-    PyTorch Geometric before 2.0.
+    PyTorch Geometric before 2.0: GAT's `lin_src.weight` or `lin_l.weight`, `att_l`, `att_r`, and
+    GCN's `weight`, which is the transpose of today's `lin.weight`.
 
     Args: state_dict, name -> array.
     Returns: `{"params": ..., "batch_stats": ...}` of numpy float32 arrays.
-    Raises: InvalidInputError that lists missing and unknown names, or names an array of the wrong
-      shape or an `eps` that differs from the config's.
+    Raises: InvalidInputError that lists missing, unknown and mis-shaped names, or names an `eps`
+      that is not the config's.
     """
-    state = dict(
-        _modern(name, np.asarray(array), config)
-        for name, array in state_dict.items()
-        if not IGNORED.match(name)
-    )
+    state = dict(_modern(name, np.asarray(x), config) for name, x in state_dict.items())
     for name in [name for name in state if name.endswith(".eps")]:
-        eps = float(state.pop(name).reshape(()))
-        expected = getattr(config, "eps", None)
+        eps, expected = float(state.pop(name).reshape(())), getattr(config, "eps", None)
         require(eps == expected, f"{name} is {eps}, the config has eps = {expected}")
-    names = official_names(config)
-    wanted = {official for official, _ in names.values()}
-    missing, unknown = sorted(wanted - set(state)), sorted(set(state) - wanted)
-    require(
-        not missing and not unknown,
-        f"the state_dict does not fit {type(config).__name__}: "
-        f"missing {missing[:5] or 'nothing'}, unknown {unknown[:5] or 'nothing'}",
+    first = state.get(FIRST_WEIGHTS[type(config)])
+    if first is None or first.ndim != 2:
+        raise InvalidInputError(
+            f"the state_dict has no {FIRST_WEIGHTS[type(config)]} [out, in], which "
+            f"{type(config).__name__} starts with; it has {sorted(state)[:8]}"
+        )
+    shapes = jax.eval_shape(
+        functools.partial(init_variables, config, num_features=first.shape[1]), jax.random.key(0)
     )
-    return unflatten_dict(
-        {
-            path: _to_flax(state[name], path, transposed)
-            for path, (name, transposed) in names.items()
-        },
-        sep="/",
-    )
+    rules, ignored = RULES[type(config)], ("*.num_batches_tracked",)
+    return to_variables(state, rules, ignore=ignored, template=shapes)
 
 
 def to_official(
@@ -115,38 +98,20 @@ def to_official(
     """The official `state_dict` (numpy arrays) of flax variables; inverse of `from_official`.
 
     Args: full_graph, name the layers as the full-graph networks do.
+    Raises: InvalidInputError for variables that the network of `config` does not have.
     """
-    flat = flatten_dict(dict(variables), sep="/")
-    names = official_names(config)
-    require(
-        set(flat) == set(names), f"these are no variables of {type(config).__name__}: {set(flat)}"
-    )
-    state = {name: _to_torch(flat[path], path, t) for path, (name, t) in names.items()}
+    state = to_state_dict(variables, RULES[type(config)])
     if isinstance(config, GINConfig):
         layers = range(config.num_layers + config.unused_layers)
-        state |= {f"convs.{l}.eps": np.full(1, config.eps, np.float32) for l in layers}
+        state |= {f"convs.{layer}.eps": np.full(1, config.eps, np.float32) for layer in layers}
     return {_full_graph_name(name): x for name, x in state.items()} if full_graph else state
-
-
-def _to_flax(array, path, transposed):
-    array = array.astype(np.float32)
-    if path.endswith("attention"):
-        return array.reshape(array.shape[-2:])
-    return array.T if transposed else array
-
-
-def _to_torch(array, path, transposed):
-    array = np.asarray(array)
-    if path.endswith("attention"):
-        return array[None]
-    return array.T if transposed else array
 
 
 def _modern(name: str, array: np.ndarray, config: ModelConfig) -> tuple[str, np.ndarray]:
     """A name of any generation as the batch networks have it, with the array in their layout."""
-    name = re.sub(r"^conv(\d+)\.", lambda m: f"convs.{int(m[1]) - 1}.", name)
-    name = re.sub(r"^bn(\d+)\.", lambda m: f"bn.{int(m[1]) - 1}.", name)
-    if isinstance(config, GCNConfig) and re.match(r"^convs\.\d+\.weight$", name):
+    name = re.sub(r"^conv(\d+)\.", lambda match: f"convs.{int(match[1]) - 1}.", name)
+    name = re.sub(r"^bn(\d+)\.", lambda match: f"bn.{int(match[1]) - 1}.", name)
+    if isinstance(config, GCNConfig) and re.fullmatch(r"convs\.\d+\.weight", name):
         return name.replace(".weight", ".lin.weight"), array.T
     if isinstance(config, GATConfig):
         name = re.sub(r"\.lin_(?:src|l)\.weight$", ".lin.weight", name)
@@ -155,6 +120,7 @@ def _modern(name: str, array: np.ndarray, config: ModelConfig) -> tuple[str, np.
 
 
 def _full_graph_name(name: str) -> str:
-    return re.sub(
-        r"^(conv)s\.(\d+)|^(bn)\.(\d+)", lambda m: f"{m[1] or m[3]}{int(m[2] or m[4]) + 1}", name
-    )
+    def counted_from_one(match):
+        return f"{match['kind']}{int(match['layer']) + 1}"
+
+    return re.sub(r"^(?P<kind>conv(?=s)|bn)s?\.(?P<layer>\d+)", counted_from_one, name)

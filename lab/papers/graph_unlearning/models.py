@@ -11,11 +11,13 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import jraph
 
 from lab.errors import require
 from lab.nn.graph import (
     Blocks,
+    EdgeLinks,
     GATConv,
     GCNConv,
     GINConv,
@@ -23,6 +25,7 @@ from lab.nn.graph import (
     SAGEConv,
     blocks_of,
     symmetric_weights,
+    whole_graph,
 )
 from lab.nn.linear import torch_linear
 from lab.nn.norm import BatchNorm
@@ -297,6 +300,13 @@ def model_config(name: str, num_classes: int, **overrides) -> ModelConfig:
 def build(config: ModelConfig) -> nn.Module:
     """The module of a config."""
     return MODULES[type(config)](config)
+
+
+def init_variables(config: ModelConfig, key: jax.Array, num_features: int) -> dict:
+    """Fresh flax variables of a model for features of a width; the graph does not matter."""
+    links = EdgeLinks(jnp.zeros(1, jnp.int32), jnp.ones(1, jnp.int32), jnp.ones(1), num_targets=1)
+    node = whole_graph(jnp.zeros((1, num_features)), links, config.num_layers)
+    return dict(build(config).init(key, node, train=False))
 
 
 def gather_first(config: ModelConfig, links: Links, features: jax.Array) -> jax.Array | None:

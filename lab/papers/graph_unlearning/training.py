@@ -38,6 +38,7 @@ from lab.papers.graph_unlearning.models import (
     ModelConfig,
     SAGEConfig,
     build,
+    init_variables,
     model_config,
 )
 from lab.papers.graph_unlearning.shards import GraphStack
@@ -48,7 +49,7 @@ from lab.papers.graph_unlearning.steps import (
     make_optimizer,
 )
 from lab.train.devices import compile_copies
-from lab.train.state import TrainState, check_key, init_state
+from lab.train.state import TrainState, check_key, state_of
 from lab.train.steps import LossFn, Step, make_train_step
 from lab.train.whole import History, run
 
@@ -59,9 +60,10 @@ FIRST_KERNELS = {
     GINConfig: (("conv0", "kernel"),),
     MLPConfig: (("linear0", "kernel"),),
 }
-# Parameters and Adam's moments of all copies together, in bytes: what stays in the cache of a CPU
-# core trains faster side by side, what does not one after another.
-CACHED_BYTES = 16 * 2**20
+# On a CPU, models whose parameters and Adam moments take more bytes than this train faster one
+# after another, where one at a time stays in the core's cache, than side by side. A bound on one
+# model, not on all: so the number of copies in a call does not change how each is computed.
+IN_TURN_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,12 +168,13 @@ def train_shards(
       stack: G training graphs (`ShardBatch.train`).
       keys: typed keys [G], one a graph (`shard_keys`).
       num_columns: multiply by this many features a graph, those that occur in it (`used_columns`);
-        None for all of them. The same numbers up to the order of additions.
+        None for all of them. The same numbers up to the order of additions, faster where copies
+        run in turn, and not used where they run together.
       states: go on from these for `config.num_epochs` more; keys are then not used. None: begin.
       devices: the copies are spread over them; this host's by default.
     Returns: the states with a leading axis [G], and the history, each metric [G, steps]: "loss",
-      "accuracy", "grad_norm", "finite". A copy that would turn non-finite stays at its last good
-      step and leaves the others alone: see `lab.train.whole.require_finite`.
+      "accuracy", "finite". A copy that turns non-finite is marked from that step on and
+      leaves the others alone: see `lab.train.whole.require_finite`.
     Raises: InvalidInputError for arrays that do not fit each other.
     """
     check_key(keys)
@@ -181,10 +184,11 @@ def train_shards(
         features.shape[:1] == labels.shape,
         f"features have {features.shape[0]} rows, labels {labels.shape}",
     )
+    in_turn = _in_turn(config, features.shape[1])
+    num_columns = num_columns if in_turn else None
     if num_columns is not None:
         most = _most_columns(np.asarray(features), stack)
         require(most <= num_columns, f"a graph has {most} features, num_columns is {num_columns}")
-    in_turn = _in_turn(config, features.shape[1], num_graphs)
     call = _compiled_training(
         config, num_columns, in_turn, states is not None, tuple(devices) if devices else None
     )
@@ -201,25 +205,20 @@ def _compiled_training(config, num_columns, in_turn, goes_on, devices) -> Callab
     return compile_copies(train, (0, 0, None, None), devices, in_turn=in_turn)
 
 
-def _in_turn(config: TrainingConfig, num_features: int, num_copies: int) -> bool:
+def _in_turn(config: TrainingConfig, num_features: int) -> bool:
     if config.copies != "auto":
         return config.copies == "in_turn"
     if jax.default_backend() != "cpu":
         return False
     state = jax.eval_shape(lambda: init_shard(config, jax.random.key(0), num_features))
-    return num_copies * 12 * sum(x.size for x in jax.tree.leaves(state.params)) > CACHED_BYTES
+    return 12 * sum(x.size for x in jax.tree.leaves(state.params)) > IN_TURN_BYTES
 
 
 def init_shard(config: TrainingConfig, key: jax.Array, num_features: int) -> TrainState:
     """A fresh state of one shard: every parameter, statistic and moment from the shard's key."""
-    tx = make_optimizer(config.model, config.optimizer)
-    # Shapes of parameters depend on the width of the features alone: a graph of one node will do.
-    lonely = jnp.zeros(1, jnp.int32)
-    none = np.zeros(1, bool)
-    graph = GraphStack(lonely, none, none, lonely, lonely + 1)
-    links = links_for(config.model, edges_of(graph), "segments")
-    blocks = whole_graph(jnp.zeros((1, num_features)), links, config.model.num_layers)
-    return init_state(build(config.model), tx, key, blocks, train=False)
+    init_key, run_key = jax.random.split(key)
+    variables = init_variables(config.model, init_key, num_features)
+    return state_of(variables, make_optimizer(config.model, config.optimizer), run_key)
 
 
 def run_shard(
@@ -251,17 +250,18 @@ def run_shard(
         inputs = _trim(inputs, order[:num_columns])
     per_epoch = num_batches(graph.train_mask, config.batch_size)
     last_step = state.step + config.num_epochs * per_epoch
+    # The padded shape may hold more batches than this shard has: `last_step` leaves those out.
+    most_per_epoch = -(-graph.train_mask.shape[0] // config.batch_size)
     parts = [(True, config.num_epochs, last_step)]
     if config.dropout_first_epoch_only:
         parts = [(False, config.num_epochs, last_step)]
         if begins:
             parts = [(True, 1, per_epoch), (False, config.num_epochs - 1, last_step)]
-    # The padded shape may hold more batches than this shard has: `last_step` leaves those out.
-    most_per_epoch = -(-graph.train_mask.shape[0] // config.batch_size)
     histories = []
     for train, num_epochs, last in parts:
-        step = _shard_step(config, num_columns, train)
-        state, history = run(step, state, inputs, num_epochs * most_per_epoch, last)
+        step, num_steps = _shard_step(config, num_columns, train), num_epochs * most_per_epoch
+        last = None if most_per_epoch == 1 else last
+        state, history = run(step, state, inputs, num_steps, last, freeze=False)
         histories.append(history)
     if order is not None:
         state = _take_rows(config.model, state, jnp.argsort(order))
@@ -283,7 +283,9 @@ def _shard_step(config: TrainingConfig, num_columns: int | None, train: bool) ->
             batch = sampled_batch(model, inputs, sizes, size, state.key, state.step)
         else:
             batch = all_neighbours_batch(model, inputs, size, state.key, state.step)
-        return take_step(state, batch)
+        state, metrics = take_step(state, batch)
+        # The norm of the gradients, left out of the history, is never computed.
+        return state, {name: metrics[name] for name in ("loss", "accuracy")}
 
     return step
 
