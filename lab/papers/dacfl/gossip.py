@@ -112,11 +112,11 @@ def circulant_offsets(matrices: np.ndarray) -> tuple[int, ...] | None:
     return None
 
 
-def choose_mix(network: Network, users: UserAxis) -> Mix:
+def choose_mix(network: Network, users: UserAxis, offsets: tuple[int, ...] | None = None) -> Mix:
     """The mixing of a network over these users: `mix(weights, tree) -> tree`.
 
-    Neighbour tables are gathered from; circulant graphs of few offsets over several devices exchange
-    neighbours; everything else is a matrix product.
+    Neighbour tables are gathered from; with `offsets`, of `exchange_offsets`, neighbours are
+    exchanged between devices; everything else is a matrix product.
     """
     require(
         network.num_users == users.num_users,
@@ -124,11 +124,20 @@ def choose_mix(network: Network, users: UserAxis) -> Mix:
     )
     if isinstance(network.weights, NeighbourTable):
         return lambda weights, tree: mix_table(weights, tree, users)
-    if users.axis_name is not None:
-        offsets = circulant_offsets(np.asarray(network.weights))
-        if offsets is not None and _travelling(offsets, users) < users.num_users:
-            return lambda weights, tree: mix_circulant(weights, tree, users, offsets)
+    if offsets is not None:
+        return lambda weights, tree: mix_circulant(weights, tree, users, offsets)
     return lambda weights, tree: mix_dense(weights, tree, users)
+
+
+def exchange_offsets(network: Network, users: UserAxis) -> tuple[int, ...] | None:
+    """The offsets to exchange over devices, or None where gathering all models moves less."""
+    if isinstance(network.weights, NeighbourTable) or users.axis_name is None:
+        return None
+    matrices = np.asarray(network.weights).reshape(-1, users.num_users, users.num_users)
+    offsets = circulant_offsets(matrices)
+    if offsets is None or _travelling(offsets, users) >= users.num_users:
+        return None
+    return offsets
 
 
 def _travelling(offsets: tuple[int, ...], users: UserAxis) -> int:

@@ -34,6 +34,7 @@ from lab.papers.dacfl.topology import (
 ENSURE = ("connected", "union", "none")
 ONE_PEER = "one_peer_exponential"
 MAX_DRAWS = 100
+NO_FAILURES = FailureConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +51,12 @@ class NetworkConfig:
       failures: what goes wrong.
     """
 
-    topology: TopologyConfig = TopologyConfig()
-    mixing: MixingConfig = MixingConfig()
+    topology: TopologyConfig = dataclasses.field(default_factory=TopologyConfig)
+    mixing: MixingConfig = dataclasses.field(default_factory=MixingConfig)
     change_every: int = 0
     ensure: str = "connected"
     union_slots: int = 10
-    failures: FailureConfig = FailureConfig()
+    failures: FailureConfig = dataclasses.field(default_factory=FailureConfig)
 
     def __post_init__(self):
         require(
@@ -164,7 +165,7 @@ def network_of(
     active: np.ndarray | None = None,
     link_up: np.ndarray | None = None,
     num_rounds: int = 0,
-    failures: FailureConfig = FailureConfig(),
+    failures: FailureConfig = NO_FAILURES,
     seed: int = 0,
     sparse: bool | None = None,
 ) -> Network:
