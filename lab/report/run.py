@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -173,6 +173,24 @@ class Run:
             return is_other or line["step"] <= step
 
         self._rewrite([line for line in self.metrics() if is_kept(line)])
+
+    def kept(self, name: str, compute: Callable[[], Any]) -> Any:
+        """The plain value of a part of the run: of `checkpoints/<name>.json`, else computed.
+
+        A study of many parts goes on from the last one that a killed run finished.
+
+        Args: name, of the part; compute, gives a value of what JSON holds and arrays (which come
+          back as lists, also the first time).
+        Raises: CorruptFileError, StorageError.
+        """
+        _require_file_name(name)
+        path = self.checkpoints / f"{name}.json"
+        if not path.exists():
+            write_atomically(path, json.dumps(plain(compute())))
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise CorruptFileError(f"{path} cannot be read: {error}; delete it") from error
 
     def figure(self, name: str, fig: Any, caption: str, alt: str) -> Figure:
         """Saves a matplotlib figure as `figures/<name>.png` for the result.
