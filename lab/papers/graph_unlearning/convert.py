@@ -76,9 +76,10 @@ def from_official(state_dict: Mapping[str, Any], config: ModelConfig) -> dict[st
       that is not the config's.
     """
     state = dict(_modern(name, np.asarray(x), config) for name, x in state_dict.items())
-    for name in [name for name in state if name.endswith(".eps")]:
-        eps, expected = float(state.pop(name).reshape(())), getattr(config, "eps", None)
-        require(eps == expected, f"{name} is {eps}, the config has eps = {expected}")
+    if isinstance(config, GINConfig):
+        for name in [name for name in state if name.endswith(".eps")]:
+            eps = float(state.pop(name).reshape(()))
+            require(eps == config.eps, f"{name} is {eps}, the config has eps = {config.eps}")
     first = state.get(FIRST_WEIGHTS[type(config)])
     if first is None or first.ndim != 2:
         raise InvalidInputError(
