@@ -61,12 +61,13 @@ def repeats_of(config: Config, model: str) -> int:
 
 def training_of(config: Config, model: str, problem: Problem) -> gu.TrainingConfig:
     """How a shard model is trained."""
-    sampled = model in ("gcn", "gat", "sage", "gin")
+    has_neighbours = model != "mlp"
     return gu.training_config(
         model,
         problem.dataset.num_classes,
         num_epochs=config.num_epochs,
-        num_neighbours=config.num_neighbours if sampled else None,
+        batch_size=gu.official_batch_size(model),
+        num_neighbours=config.num_neighbours if has_neighbours else None,
         dropout_first_epoch_only=config.dropout_first_epoch_only,
     )
 
@@ -125,7 +126,7 @@ def partitions_of(
 
 
 def _sharded(problem: Problem, by_node: np.ndarray, num_shards: int) -> gu.ShardedGraph:
-    """Not checked: the released BEKM holds test nodes, and a loose size limit leaves shards empty."""
+    """Not checked: released BEKM shards hold test nodes, a loose size limit leaves some empty."""
     trained = np.flatnonzero(by_node >= 0).astype(np.int32)
     is_proper = np.isin(trained, problem.train_ids).all()
     train_ids = problem.train_ids if is_proper else trained

@@ -33,7 +33,12 @@ from lab.papers.graph_unlearning.attack import (
     membership_attack,
     posterior_distances,
 )
-from lab.papers.graph_unlearning.config import EnsembleConfig, prepare_features, prepare_graph
+from lab.papers.graph_unlearning.config import (
+    EnsembleConfig,
+    official_batch_size,
+    prepare_features,
+    prepare_graph,
+)
 from lab.papers.graph_unlearning.convert import from_official, to_official
 from lab.papers.graph_unlearning.data import TrainingGraph, split_nodes, thin_edges, training_graph
 from lab.papers.graph_unlearning.embeddings import EMBEDDINGS, node_embeddings
@@ -143,6 +148,7 @@ __all__ = [
     "membership_attack",
     "model_config",
     "node_embeddings",
+    "official_batch_size",
     "open_service",
     "optimisation_nodes",
     "partition",

@@ -14,6 +14,7 @@ from lab.papers.graph_unlearning.models import MODELS
 from lab.papers.graph_unlearning.partition import METHODS, PartitionOptions
 from lab.papers.graph_unlearning.training import TrainingConfig, training_config
 
+WHOLE_GRAPH = 2**30  # no shard has as many nodes
 FEATURES = ("row_normalised", "raw", "one_hot_degree")
 AGGREGATORS = ("mean", "mean_probs", "majority", "lbaggr")
 
@@ -52,8 +53,8 @@ class EnsembleConfig:
     """Whether test nodes are classified with their edges to train nodes and each other."""
     num_epochs: int = 100
     """Passes over a shard's train nodes."""
-    batch_size: int = 512
-    """Train nodes a step."""
+    batch_size: int | None = None
+    """Train nodes a step; None: 512, and all of them for the MLP and the full-graph networks."""
     num_neighbours: tuple[int, ...] | None = None
     """Neighbours sampled a layer (the official code: 5, 5); None for all."""
     dropout_first_epoch_only: bool = False
@@ -79,10 +80,15 @@ class EnsembleConfig:
             self.model,
             num_classes,
             num_epochs=self.num_epochs,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size or official_batch_size(self.model),
             num_neighbours=self.num_neighbours,
             dropout_first_epoch_only=self.dropout_first_epoch_only,
         )
+
+
+def official_batch_size(model: str) -> int:
+    """Train nodes a step: 512 in the batch networks, all in the MLP and the full-graph ones."""
+    return WHOLE_GRAPH if model == "mlp" or model.startswith("full_") else 512
 
 
 def prepare_features(dataset: NodeDataset, kind: str) -> np.ndarray:
