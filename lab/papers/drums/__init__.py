@@ -1,0 +1,1 @@
+"""Language models as drummers (Zhang & Callison-Burch, 2023): grooves as text, continued."""
