@@ -231,7 +231,7 @@ def doubling_lists(depth: int = 30) -> bytes:
     level = pickle.EMPTY_LIST + b"q\x00"
     for index in range(1, depth + 1):
         inner = bytes([index - 1])
-        level += b"](h" + inner + b"h" + inner + b"eq" + bytes([index])
+        level += b"0](h" + inner + b"h" + inner + b"eq" + bytes([index])
     return level
 
 
