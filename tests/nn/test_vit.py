@@ -16,22 +16,30 @@ from lab.nn.transformer import KINDS, equal_runs, parse_names, stack_blocks, uns
 from lab.nn.vit import ViT, ViTConfig, multiply_adds, patchify, unpatchify, vit_config
 
 CONFIG = ViTConfig(image_size=8, patch_size=4, width=8, depth=3, num_heads=2)
+# Each test runs its program once, so that compiling it is what costs.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 ALL_NAMES = (*(f"block{i}/{kind}" for i in (1, 2, 3) for kind in KINDS), "embed", "norm")
 
 
 @functools.cache
 def images():
-    return jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    return jnp.asarray(np.random.default_rng(1).normal(size=(2, 8, 8, 3)), jnp.float32)
+
+
+def shapes_of(config):
+    return jax.eval_shape(ViT(config).init, jax.random.key(0), images())
 
 
 @functools.cache
 def variables(config=CONFIG):
-    """Initial variables with every parameter moved, so that no scale is 1 and no bias 0."""
-    fresh = jax.jit(ViT(config).init)(jax.random.key(0), images())
-    leaves, structure = jax.tree.flatten(fresh["params"])
+    """Variables without a scale that is 1 or a bias that is 0."""
     rng = np.random.default_rng(0)
-    moved = [x + rng.normal(0, 0.1, x.shape).astype(np.float32) for x in leaves]
-    return {**fresh, "params": jax.tree.unflatten(structure, moved)}
+
+    def draw(path, leaf):
+        center = 1.0 if path[-1].key == "scale" else 0.0
+        return jnp.asarray(rng.normal(center, 0.3, leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes_of(config))
 
 
 def stacked(tree):
@@ -86,7 +94,7 @@ def slow_embed(tree, image, config):
 def all_outputs(scan=False):
     config = dataclasses.replace(CONFIG, scan=scan)
     tree = stacked(variables()) if scan else variables()
-    return jax.jit(lambda t, x: ViT(config).apply(t, x, ALL_NAMES))(tree, images())
+    return quick_jit(lambda t, x: ViT(config).apply(t, x, ALL_NAMES))(tree, images())
 
 
 def test_every_intermediate_agrees_with_a_slow_numpy_version():
@@ -118,7 +126,7 @@ def gradient(**options):
         return jnp.sum(jnp.sin(out))
 
     tree = stacked(variables()) if config.scan else variables()
-    grads = jax.jit(jax.grad(loss))(tree["params"], tree["constants"], images())
+    grads = quick_jit(jax.grad(loss))(tree["params"], tree["constants"], images())
     return grads | {"blocks": unstack_blocks(grads["blocks"])} if config.scan else grads
 
 
@@ -136,12 +144,12 @@ def test_stacking_blocks_and_back_is_the_identity():
 
 def test_stacked_initialisation_has_the_shapes_and_scales_of_separate_blocks():
     scanned = dataclasses.replace(CONFIG, scan=True)
-    shapes = jax.eval_shape(ViT(scanned).init, jax.random.key(0), images())["params"]["blocks"]
+    shapes = shapes_of(scanned)["params"]["blocks"]
     expected = stack_blocks(variables()["params"]["blocks"])
     assert jax.tree.map(jnp.shape, expected) == jax.tree.map(lambda s: s.shape, shapes)
-    kernel = jax.jit(ViT(scanned).init)(jax.random.key(0), images())["params"]["blocks"]["stacked"][
-        "qkv"
-    ]["kernel"]
+    kernel = quick_jit(ViT(scanned).init)(jax.random.key(0), images())["params"]["blocks"][
+        "stacked"
+    ]["qkv"]["kernel"]
     assert np.abs(kernel).max() <= math.sqrt(6 / (8 + 24))  # Xavier uniform of one block
     assert not np.array_equal(kernel[0], kernel[1])
 
@@ -173,7 +181,7 @@ def test_the_last_block_may_have_other_heads_with_the_same_parameters():
     config = CONFIG.with_last_block_heads(4)
     assert config.heads == (2, 2, 4)
     names = ("block2/block", "block3/q", "block3/block")
-    out = jax.jit(lambda t, x: ViT(config).apply(t, x, names))(variables(), images())
+    out = quick_jit(lambda t, x: ViT(config).apply(t, x, names))(variables(), images())
     np.testing.assert_allclose(out["block3/q"], all_outputs()["block3/q"], atol=1e-6)
     params = jax.tree.map(np.float64, variables()["params"]["blocks"]["2"])
     expected = slow_block(params, np.float64(out["block2/block"][0]), 4)["block"]
@@ -182,7 +190,7 @@ def test_the_last_block_may_have_other_heads_with_the_same_parameters():
 
 def test_kept_patches_are_encoded_alone_and_in_their_order():
     kept_patches = jnp.array([[3, 0], [1, 2]])
-    apply = jax.jit(lambda t, x, kept: ViT(CONFIG).apply(t, x, ("embed",), kept_patches=kept))
+    apply = quick_jit(lambda t, x, kept: ViT(CONFIG).apply(t, x, ("embed",), kept_patches=kept))
     out = apply(variables(), images(), kept_patches)["embed"]
     whole = np.asarray(all_outputs()["embed"])
     for i in range(2):
@@ -194,7 +202,7 @@ def test_relative_bias_and_layer_scale_agree_with_the_slow_version():
     config = dataclasses.replace(CONFIG, relative_position_bias=True, layer_scale=1.0)
     tree = variables(config)
     names = ("embed", "block1/block")
-    out = jax.jit(lambda t, x: ViT(config).apply(t, x, names))(tree, images())
+    out = quick_jit(lambda t, x: ViT(config).apply(t, x, names))(tree, images())
     params = jax.tree.map(np.float64, tree["params"]["blocks"]["0"])
     assert params["relative_position_bias_table"].shape == (9 + 3, 2)
     bias = params["relative_position_bias_table"][relative_position_index(2)].transpose(2, 0, 1)
@@ -228,7 +236,7 @@ def test_a_block_whose_branches_are_dropped_hands_its_input_on(scan):
         CONFIG, drop_path_rate=0.5, drop_path_schedule="all_but_last", scan=scan
     )
     noise = jnp.ones((3, 2, 2)).at[:2, :, 0].set(0.0)
-    apply = jax.jit(
+    apply = quick_jit(
         lambda t, x, n: ViT(config).apply(t, x, ("embed", "block2/block"), drop_path_noise=n)
     )
     out = apply(stacked(variables()) if scan else variables(), images(), noise)
@@ -238,10 +246,10 @@ def test_a_block_whose_branches_are_dropped_hands_its_input_on(scan):
 
 def test_half_precision_stays_close_and_keeps_float32_parameters():
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
-    out = jax.jit(lambda t, x: ViT(config).apply(t, x))(variables(), images())["norm"]
+    out = quick_jit(lambda t, x: ViT(config).apply(t, x))(variables(), images())["norm"]
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), all_outputs()["norm"], atol=0.15)
-    shapes = jax.eval_shape(ViT(config).init, jax.random.key(0), images())
+    shapes = shapes_of(config)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
@@ -294,7 +302,7 @@ def test_impossible_sizes_are_refused(change, message):
 )
 def test_pictures_and_names_that_do_not_fit_are_refused(picture, names, message):
     with pytest.raises(InvalidInputError, match=message):
-        ViT(CONFIG).apply(variables(), picture, names)
+        jax.eval_shape(lambda t, x: ViT(CONFIG).apply(t, x, names), variables(), picture)
 
 
 def test_pictures_that_are_not_square_cannot_be_patched():

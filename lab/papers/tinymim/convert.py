@@ -139,7 +139,7 @@ def from_official(
         payload ("model", "state_dict") with or without "module." in front of names.
       naming: by default told from the names.
       strict: everything that the model has must be there. Otherwise what is missing is left out of
-        the variables (`lab.interop.merge` puts them into fresh ones), with a warning.
+        the variables (`init_variables(config, key, variables)` makes it), with a warning.
     Returns: ({"params": ..., "constants": ...} of numpy arrays, what matched and what did not).
     Raises: CheckpointError, naming the keys, for what is missing or of another shape.
     """

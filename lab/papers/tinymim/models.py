@@ -1,13 +1,16 @@
 """Networks around the shared ViT: MAE, the distilled student, the classifier."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lab.errors import require
+from lab.interop import merge
+from lab.interop.mapping import flatten, unflatten
 from lab.nn.position import sincos_table
 from lab.nn.transformer import Transformer, TransformerConfig
 from lab.nn.vit import ViT, ViTConfig
@@ -258,20 +261,31 @@ def encoder_config(config: ModelConfig) -> ViTConfig:
     return getattr(config, "encoder", None) or getattr(config, "backbone", config)
 
 
-def init_variables(config: ModelConfig, key: jax.Array) -> dict:
-    """Fresh variables, {"params": ..., "constants": ...}; the network itself is not run.
+def init_variables(
+    config: ModelConfig, key: jax.Array, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Fresh variables, {"params": ..., "constants": ...}, or `given` ones completed.
 
-    Args: key, a typed key.
+    Args:
+      key: typed.
+      given: variables that are there already, such as loaded weights; only the others are made.
+    Raises: InvalidInputError for given variables that the model lacks or has in another shape.
     """
-    return jax.jit(lambda key: _init(config, key))(check_key(key))
+    found = flatten(given or {})
+
+    def missing(key):
+        return {k: x for k, x in flatten(_initial(config, key)).items() if k not in found}
+
+    fresh = jax.jit(missing)(check_key(key))
+    return merge(variable_shapes(config), unflatten(found | fresh))
 
 
-def variable_shapes(config: ModelConfig) -> dict:
+def variable_shapes(config: ModelConfig) -> dict[str, Any]:
     """Shapes and dtypes of the variables, at any size without memory."""
-    return jax.eval_shape(lambda key: _init(config, key), jax.random.key(0))
+    return jax.eval_shape(lambda key: _initial(config, key), jax.random.key(0))
 
 
-def _init(config: ModelConfig, key: jax.Array) -> dict:
+def _initial(config: ModelConfig, key: jax.Array) -> dict[str, Any]:
     vit = encoder_config(config)
     images = jnp.zeros((1, vit.image_size, vit.image_size, vit.num_channels))
     places = jnp.arange(vit.num_patches)[None]

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from lab.errors import require
-from lab.interop import merge
 from lab.nn.position import interpolate_positions
 from lab.nn.vit import ViTConfig, vit_config
 from lab.papers.tinymim.convert import relayout
@@ -108,4 +107,4 @@ def start_classifier(
             "params": {"backbone": params},
             "constants": {"backbone": {"pos_embed": table}},
         }
-    return merge(init_variables(config, key), given)
+    return init_variables(config, key, given)

@@ -1,5 +1,7 @@
 """Golden kinds of TinyMIM: distillation by relations, features and class tokens."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,9 @@ from lab.train.optimizers import by_path
 from lab.train.schedules import warmup_cosine
 from lab.train.state import state_of
 from tests.golden.documents import group, open_document
+
+# Each program runs once, so that compiling it is what costs.
+compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def channels_last(images) -> jax.Array:
@@ -128,7 +133,7 @@ def relation_distill(entry):
 
     variables = student_variables(entry.document, student)
     params = variables["params"]
-    (total, (means, maps)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+    (total, (means, maps)), grads = compiled(jax.value_and_grad(loss, has_aux=True))(
         params,
         variables["constants"],
         load(group(entry.document, "teacher/param/"), teacher),
@@ -159,7 +164,7 @@ def drop_path(entry):
     noise = jnp.concatenate([noise, jnp.ones((1, *noise.shape[1:]))])
     apply = relation_maps(distillation, student, target_heads(distillation, teacher))
     images = channels_last(base["input/student_image"])
-    _, maps = jax.jit(apply)(student_variables(base, student), images, noise)
+    _, maps = compiled(apply)(student_variables(base, student), images, noise)
     return {f"output/student_{kind}": x for kind, x in maps.items()}
 
 
@@ -185,7 +190,7 @@ def pretraining_tx(config: dict, moves=None):
 
 def train(step, state, batches, config: dict):
     """The final state, the metrics of every step, and the learning rates."""
-    state, metrics = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches))(
+    state, metrics = compiled(lambda state, batches: jax.lax.scan(step, state, batches))(
         state, batches
     )
     return state, metrics, jax.vmap(schedule_of(config))(jnp.arange(config["num_steps"]))
@@ -269,7 +274,7 @@ def feature_targets(entry):
     vit = vit_of(config, config)
     blocks = range(1, config["depth"] + 1)
     names = [f"block{i}/{kind}" for i in blocks for kind in BLOCK_KINDS]
-    apply = jax.jit(lambda v, x: ViT(vit).apply(v, x, ("embed", "norm", *names)))
+    apply = compiled(lambda v, x: ViT(vit).apply(v, x, ("embed", "norm", *names)))
     variables = load(group(entry.document, "param/"), vit)
     out = apply(variables, channels_last(entry.arrays["input/image"]))
     computed = {"output/embed": out["embed"], "output/final_norm": out["norm"]}
@@ -298,7 +303,7 @@ def feature_distill_loss(entry):
             teacher, prediction, config["smooth_l1_beta"], config["whiten_eps"]
         ).mean()
 
-    value, (grad_weight, grad_bias) = jax.jit(jax.value_and_grad(loss, (0, 1)))(weight, bias)
+    value, (grad_weight, grad_bias) = compiled(jax.value_and_grad(loss, (0, 1)))(weight, bias)
     return {
         "output/whitened": losses.whiten(teacher, config["whiten_eps"]),
         "output/loss": value,
@@ -318,7 +323,7 @@ def cls_token_kl(entry):
         prediction = projected(weight, bias, student[:, 0])
         return losses.softmax_kl(teacher[:, 0], prediction, entry.config["temperature"]).mean()
 
-    value, (grad_weight, grad_bias) = jax.jit(jax.value_and_grad(loss, (0, 1)))(weight, bias)
+    value, (grad_weight, grad_bias) = compiled(jax.value_and_grad(loss, (0, 1)))(weight, bias)
     return {
         "output/kl": value,
         "output/grad_weight": grad_weight,

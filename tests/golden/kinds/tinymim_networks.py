@@ -18,6 +18,7 @@ from lab.train.state import state_of
 from tests.golden.documents import group, open_document
 from tests.golden.kinds.tinymim import (
     channels_last,
+    compiled,
     decay_groups,
     load,
     official_params,
@@ -63,7 +64,7 @@ def mae(entry):
         return by_target["output/loss_norm_pixels"], (by_target, out, masking)
 
     variables = load(group(entry.document, "param/"), model)
-    (_, (by_target, out, masking)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+    (_, (by_target, out, masking)), grads = compiled(jax.value_and_grad(loss, has_aux=True))(
         variables["params"], variables["constants"], images, jnp.asarray(arrays["input/noise"])
     )
     assert masking.kept.shape[1] == config["num_keep"]
@@ -111,7 +112,7 @@ def finetune_forward(entry):
     state_dict = dict(group(entry.document, "param/"))
 
     def classify(model, state_dict):
-        apply = jax.jit(lambda v, x: models.Classifier(model).apply(v, x))
+        apply = compiled(lambda v, x: models.Classifier(model).apply(v, x))
         return apply(load(state_dict, model), images)
 
     pooled = classify(classifier_of(config), state_dict)
