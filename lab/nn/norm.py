@@ -14,19 +14,22 @@ class BatchNorm(nn.Module):
 
     Rows outside `mask` neither count in the statistics nor need to hold finite numbers that matter.
     With `axis_name`, sums run over that mapped axis, so that the statistics are those of the global
-    batch. Collections: `params` (scale, bias), `batch_stats` (mean, var).
+    batch. Collections: `params` (scale, bias; none without `affine`), `batch_stats` (mean, var).
     """
 
     momentum: float = 0.1
     epsilon: float = 1e-5
+    affine: bool = True
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """Normalises `x` float [..., features]; `mask` bool [...] marks the rows that count."""
         shape = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        scale, bias = 1.0, 0.0
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones, shape)
+            bias = self.param("bias", nn.initializers.zeros, shape)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         if not train:
