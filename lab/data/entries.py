@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from lab.data import citations, embedded, fair_graphs, folders
+from lab.data import citations, embedded, fair_graphs, folders, groove, text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -368,6 +368,7 @@ _OTHER_ENTRIES = (
             "tfds/groove/full-midionly/*/dataset_info.json",
             "groove/full-midionly/*/dataset_info.json",
         ),
+        loader=groove.read_groove,
         files=(
             PublicFile(
                 "https://storage.googleapis.com/magentadata/datasets/groove/"
@@ -427,6 +428,7 @@ _OTHER_ENTRIES = (
         licence="public domain (USA)",
         layout="text/english_pd.tar.xz with six .txt files in ASCII",
         places=("text/english_pd.tar.xz", "english_pd.tar.xz"),
+        loader=text.read_text,
         how_to_get="copy english_pd.tar.xz into $LAB_DATA_DIR/text",
     ),
     Entry(
