@@ -197,12 +197,16 @@ class Segmenter(nn.Module):
         }
 
 
-def init_segmenter(config: SegmenterConfig, key: jax.Array) -> dict[str, Any]:
-    """Fresh variables, {"params", "batch_stats"}; the network itself is not run.
+def init_segmenter(
+    config: SegmenterConfig, key: jax.Array, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Fresh variables, {"params", "batch_stats"}, with those of `given` in their place.
 
-    Args: key, a typed key.
+    Args: key, a typed key; the network itself is not run.
+    Raises: InvalidInputError for given variables that the model lacks or has in another shape.
     """
-    return jax.jit(lambda key: _init(config, key))(check_key(key))
+    fresh = jax.jit(lambda key: _init(config, key))(check_key(key))
+    return merge(fresh, given or {})
 
 
 def segmenter_shapes(config: SegmenterConfig) -> dict[str, Any]:
@@ -226,7 +230,7 @@ def start_segmenter(
     """
     started = start_classifier(encoder_variables, ClassifierConfig(config.backbone), key)
     given = {"params": {"backbone": {"vit": started["params"]["backbone"]}}}
-    return merge(init_segmenter(config, key), given)
+    return init_segmenter(config, key, given)
 
 
 def pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

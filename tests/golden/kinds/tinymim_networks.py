@@ -293,5 +293,4 @@ KINDS = {
     "deit_distill_loss": deit_distill_loss,
     "pos_embed_sincos": pos_embed_sincos,
     "pos_embed_interpolate": pos_embed_interpolate,
-    "checkpoint_layout": checkpoint_layout,
 }
