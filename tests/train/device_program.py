@@ -20,6 +20,7 @@ def main(out: str, checkpoint: str) -> None:
     Checkpoints(checkpoint).save(len(losses), final)
 
     copies = compile_copies(lambda x: (x * 2, x.sum()))(np.arange(30.0).reshape(10, 3))
+    in_turn = compile_copies(lambda x, y: x * y, (0, None), in_turn=True)(copies[0][:5], 2.0)
     weights = {
         jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(final.params)
     }
@@ -32,6 +33,7 @@ def main(out: str, checkpoint: str) -> None:
         losses=losses,
         doubled=copies[0],
         sums=copies[1],
+        in_turn=in_turn,
         devices=jax.device_count(),
         **weights,
         **stats,

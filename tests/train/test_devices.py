@@ -48,6 +48,8 @@ def test_a_state_saved_on_eight_devices_is_read_on_one(one_and_eight):
 def test_copies_that_do_not_divide_by_the_devices_are_padded_and_cut(one_and_eight):
     for arrays, _ in one_and_eight:
         np.testing.assert_array_equal(arrays["doubled"], 2 * np.arange(30.0).reshape(10, 3))
+        # ... and the results of one call are fit to be those of the next.
+        np.testing.assert_array_equal(arrays["in_turn"], 4 * np.arange(15.0).reshape(5, 3))
         assert arrays["sums"].shape == (10,)
 
 
