@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lab.errors import require
+from lab.errors import InvalidInputError, require
 
 AXIS = "batch"
 WHOLE = -1
@@ -197,6 +197,98 @@ def _spread(x: jax.Array, devices: Sequence[jax.Device], per_device: int) -> jax
     x = x.reshape(len(devices), per_device, *x.shape[1:])
     # Copies that an earlier call left on the devices lie otherwise, and pmap does not move them.
     return jax.device_put(x, NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS)))
+
+
+class ShardedFunction:
+    """A function whose arrays are cut along one axis over devices; made by `compile_sharded`.
+
+    `split` what it is given, call it, and `join` what it returns; results may be given to it again
+    as they are. Between the two, every array has a leading axis of this host's devices.
+    """
+
+    def __init__(self, function: Callable, devices: Sequence[jax.Device], axis_name: str, donated):
+        self.devices = list(devices)
+        this = jax.process_index()
+        self.local_devices = [d for d in self.devices if d.process_index == this]
+        self._places = [i for i, d in enumerate(self.devices) if d.process_index == this]
+        self._call = jax.pmap(function, axis_name, devices=self.devices, donate_argnums=donated)
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs on arguments that were split."""
+        return self._call(*args)
+
+    def split(self, tree: Any, axes: Any) -> Any:
+        """Cuts whole arrays into one equal block a device, and keeps this host's blocks.
+
+        Args: axes, a pytree prefix of the tree: the axis to cut, or WHOLE for what every device
+          gets whole. Every host gives the same whole arrays.
+        Raises: InvalidInputError where an axis does not divide by the number of devices.
+        """
+        return jax.tree.map(
+            lambda axis, part: jax.tree.map(lambda x: self._cut(x, axis), part), axes, tree
+        )
+
+    def join(self, tree: Any, axes: Any) -> Any:
+        """The inverse of `split`, as numpy arrays (typed keys stay keys), on every host."""
+        return jax.tree.map(
+            lambda axis, part: jax.tree.map(lambda x: self._glue(x, axis), part), axes, tree
+        )
+
+    def _cut(self, x: Any, axis: int) -> jax.Array:
+        count = len(self.devices)
+        if axis == WHOLE:
+            return _replicate(x, self.local_devices)
+        x = np.asarray(x)
+        require(
+            x.shape[axis] % count == 0,
+            f"an axis of {x.shape[axis]} does not divide by {count} devices",
+        )
+        blocks = x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :])
+        mine = np.moveaxis(blocks, axis, 0)[self._places]
+        return jax.device_put(mine, _over(self.local_devices))
+
+    def _glue(self, x: jax.Array, axis: int) -> Any:
+        if axis == WHOLE:
+            first = x.addressable_shards[0].data[0]
+            is_key = jnp.issubdtype(first.dtype, jax.dtypes.prng_key)
+            return first if is_key else np.asarray(first)
+        mine = np.concatenate([np.asarray(shard.data) for shard in _in_order(x)])
+        if jax.process_count() > 1:
+            mine = multihost_utils.process_allgather(mine, tiled=True)
+        blocks = np.moveaxis(np.asarray(mine), 0, axis)
+        return blocks.reshape(*blocks.shape[:axis], -1, *blocks.shape[axis + 2 :])
+
+
+def compile_sharded(
+    function: Callable,
+    axis_name: str,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    donate_argnums: tuple[int, ...] = (),
+) -> ShardedFunction:
+    """Compiles a function of blocks of its arrays, one block a device, with `axis_name` bound.
+
+    Inside, collectives over `axis_name` (`psum`, `all_gather`, `ppermute`) reach the other blocks.
+
+    Args: devices, all of all hosts by default, an equal number on each host.
+    """
+    devices = jax.devices() if devices is None else devices
+    require(len(devices) > 0, "compile_sharded needs at least one device")
+    return ShardedFunction(function, devices, axis_name, donate_argnums)
+
+
+def dividing_devices(count: int, devices: Sequence[jax.Device] | None = None) -> list[jax.Device]:
+    """The most devices, equally many a host, that `count` blocks divide over.
+
+    Raises: InvalidInputError where not even one device a host is possible.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    hosts = sorted({d.process_index for d in devices})
+    by_host = [[d for d in devices if d.process_index == host] for host in hosts]
+    for each in range(min(map(len, by_host)), 0, -1):
+        if count % (each * len(hosts)) == 0:
+            return [device for own in by_host for device in own[:each]]
+    raise InvalidInputError(f"{count} do not divide over {len(hosts)} processes")
 
 
 def _replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
