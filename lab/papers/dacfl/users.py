@@ -65,18 +65,24 @@ class UserAxis:
     def mean(self, tree: Any, weights: jax.Array | None = None) -> Any:
         """Mean over all users of arrays [n, ...]; with weights float [n], the weighted one.
 
-        Where all weights are 0 the result is 0.
+        Where all weights are 0 the result is 0. It is a matrix product: XLA would fuse a plain
+        sum over users into whatever reads the mean and take it again for every user.
         """
         if weights is None:
-            return jax.tree.map(lambda x: self.sum(x) / self.num_users, tree)
-        total = self.sum(weights)
-        share = weights / jnp.where(total > 0, total, 1)
-
-        def weighted(x):
+            share = jnp.full(self.per_device, 1 / self.num_users, jnp.float32)
+        else:
+            total = self.sum(weights)
+            share = weights / jnp.where(total > 0, total, 1)
             # A user of weight 0 must not reach the sum even when its model is not finite.
-            return self.sum(jnp.where(per_user(share > 0, x), per_user(share, x) * x, 0))
+            tree = where_user(share > 0, tree, jax.tree.map(jnp.zeros_like, tree))
 
-        return jax.tree.map(weighted, tree)
+        def mean(x):
+            flat = x.reshape(x.shape[0], -1)
+            total = jnp.einsum("j,jd->d", share, flat, precision=jax.lax.Precision.HIGHEST)
+            total = total if self.axis_name is None else jax.lax.psum(total, self.axis_name)
+            return total.reshape(x.shape[1:]).astype(x.dtype)
+
+        return jax.tree.map(mean, tree)
 
     def spread(self, tree: Any) -> Any:
         """The same arrays [...] for every user of this device: [n, ...]."""
