@@ -179,8 +179,21 @@ def _read_npz(path: Path, name: str, split: Split) -> tuple[NodeDataset, np.ndar
 
 
 def _read_csv(path: Path, name: str, split: Split) -> tuple[NodeDataset, None]:
-    table, edges_path = FAIR_TABLES[name], path.with_name(FAIR_TABLES[name].edges_file)
     _split_prefix(name, split)
+    return read_fair_table(path, FAIR_TABLES[name], name=name, split=split), None
+
+
+def read_fair_table(
+    path: Path, table: FairTable, *, name: str = "table", split: str = "paper"
+) -> NodeDataset:
+    """A csv table with a header, of your own or a public one, with its edges if it has any.
+
+    Args:
+      table: which columns mean what; its `edges_file` lies beside the table, "" for no edges.
+      split: a key of `table.splits`.
+    """
+    path = Path(path)
+    require(split in table.splits, f"{name}: split is {split!r}; it has {', '.join(table.splits)}")
     columns = _read_columns(path)
     missing = {table.label, table.sensitive} - columns.keys()
     if missing:
@@ -190,7 +203,9 @@ def _read_csv(path: Path, name: str, split: Split) -> tuple[NodeDataset, None]:
         labels = np.maximum(labels, 0)
     not_features = {table.label, table.id_column, *table.left_out}
     names = tuple(column for column in columns if column not in not_features)
-    edges = _read_edges(edges_path, columns.get(table.id_column))
+    edges = np.zeros((2, 0), np.int64)
+    if table.edges_file:
+        edges = _read_edges(path.with_name(table.edges_file), columns.get(table.id_column))
     edges, report = clean_edges(edges, len(labels), one_directional="symmetrise", name=name)
     train, val, test = split_indices(labels, table.splits[split])
     arrays = {"idx_train": train, "idx_val": val, "idx_test": test}
@@ -206,7 +221,7 @@ def _read_csv(path: Path, name: str, split: Split) -> tuple[NodeDataset, None]:
         feature_names=names,
         **_masks(arrays, "", len(labels)),
     )
-    return dataclasses.replace(dataset, edge_report=report), None
+    return dataclasses.replace(dataset, edge_report=report)
 
 
 def _read_columns(path: Path) -> dict[str, np.ndarray]:

@@ -40,6 +40,18 @@ def macro_f1(
     return xp.where(occurring > 0, scores.sum() / xp.maximum(occurring, 1), xp.nan)
 
 
+def binary_f1(predictions: Array, labels: Array, mask: Array | None = None) -> Array:
+    """F1 of class 1, 2 TP / (2 TP + FP + FN); 0 where class 1 occurs nowhere.
+
+    Args: as `micro_f1`, classes 0 and 1.
+    """
+    xp = labels.__array_namespace__()
+    mask = xp.ones(labels.shape, bool) if mask is None else mask
+    predicted, actual = (predictions == 1) & mask, (labels == 1) & mask
+    total = predicted.sum() + actual.sum()
+    return xp.where(total > 0, 2 * (predicted & actual).sum() / xp.maximum(total, 1), 0.0)
+
+
 def confusion_matrix(predictions: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts int64 [num_classes, num_classes]; row: label, column: prediction. Host only."""
     cells = np.asarray(labels, np.int64) * num_classes + np.asarray(predictions)

@@ -20,7 +20,7 @@ from tests.golden.documents import Renamed, group, open_document
 
 SHIPPED_DIR = Path(__file__).parent / "data"
 PAPERS_DIR = Path(__file__).parents[2] / "lab" / "papers"
-OUTPUT_COMPONENT = re.compile(r"(output.*|grad|param_after\d+)$")
+OUTPUT_COMPONENT = re.compile(r"(output.*|grad|param_after\d*)$")
 
 
 def matches(key: str, patterns) -> bool:

@@ -15,6 +15,16 @@ from lab.nn.graph.links import (
     to_dense,
 )
 from lab.nn.graph.sampling import SampledLayer, needed_rows, sample_layers, sample_neighbours
+from lab.nn.graph.symmetric import (
+    Pairs,
+    SymmetricLinks,
+    dropped_neighbour_sum,
+    neighbour_sum,
+    pair_features,
+    pair_products,
+    pairs_of,
+    symmetric_links,
+)
 
 __all__ = [
     "Blocks",
@@ -24,17 +34,25 @@ __all__ = [
     "GCNConv",
     "GINConv",
     "Links",
+    "Pairs",
     "SAGEConv",
     "SampledLayer",
+    "SymmetricLinks",
     "blocks_of",
+    "dropped_neighbour_sum",
     "in_degrees",
     "links_of",
     "mean_of_neighbours",
     "needed_rows",
+    "neighbour_sum",
+    "pair_features",
+    "pair_products",
+    "pairs_of",
     "propagate",
     "sample_layers",
     "sample_neighbours",
     "softmax_attention",
+    "symmetric_links",
     "symmetric_weights",
     "to_dense",
     "whole_graph",

@@ -97,9 +97,14 @@ def to_dense(links: EdgeLinks, num_sources: int) -> DenseLinks:
 
 
 def propagate(links: Links, sources: jax.Array) -> jax.Array:
-    """Weighted sum of each target's sources: float [num_sources, d] -> [num_targets, d]."""
+    """Weighted sum of each target's sources: float [num_sources, d] -> [num_targets, d].
+
+    Takes also `lab.nn.graph.symmetric.SymmetricLinks`.
+    """
     if isinstance(links, DenseLinks):
         return links.weights @ sources
+    if not isinstance(links, EdgeLinks):
+        return links.times(sources)
     messages = sources[links.senders]
     if links.weights is not None:
         messages = messages * links.weights[:, None]
