@@ -76,8 +76,9 @@ def methods_of(config: Config) -> list[str]:
 
 def models_of(config: Config, name: str, data_dir) -> tuple[str, ...]:
     """The shard models that are trained on a data set."""
-    is_large = load_problem(name, config, data_dir).dataset.num_nodes > config.large
-    return config.large_models if is_large else config.models
+    if load_problem(name, config, data_dir).dataset.num_nodes > config.large:
+        return config.large_models
+    return config.models if name == config.datasets[0] else config.other_models
 
 
 def measure(config: Config, run) -> Findings:

@@ -54,9 +54,10 @@ def load_problem(name: str, config: Config, data_dir=None, edge_ratio: float = 0
     )
 
 
-def repeats_of(config: Config, model: str) -> int:
-    """How often a cell of this model is repeated."""
-    return config.slow_repeats if model in SLOW_MODELS else config.repeats
+def repeats_of(config: Config, model: str, method: str, problem: Problem) -> int:
+    """How often a cell is repeated."""
+    is_large = method == "scratch" and problem.dataset.num_nodes > config.large
+    return config.slow_repeats if model in SLOW_MODELS or is_large else config.repeats
 
 
 def training_of(config: Config, model: str, problem: Problem) -> gu.TrainingConfig:
@@ -252,7 +253,7 @@ def measure_cell(config: Config, name: str, model: str, method: str, data_dir) -
     """One cell of the table: F1 by aggregator and repeat, sizes, kept edges, seconds."""
     problem = load_problem(name, config, data_dir)
     training = training_of(config, model, problem)
-    partitions = partitions_of(problem, method, config, repeats_of(config, model))
+    partitions = partitions_of(problem, method, config, repeats_of(config, model, method, problem))
     trained = train_repeats(problem, training, partitions.graphs, config.seed)
     if method == "scratch":
         weights = np.ones((len(partitions.graphs), 1), np.float32)

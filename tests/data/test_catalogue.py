@@ -145,8 +145,8 @@ def test_unknown_name_suggests_a_known_one():
 
 
 def test_set_without_a_loader_gives_its_path_instead():
-    with pytest.raises(DataError, match=r"lab\.data\.locate\('kodak'\)"):
-        data.load("kodak")
+    with pytest.raises(DataError, match=r"lab\.data\.locate\('clive'\)"):
+        data.load("clive")
 
 
 def test_embedded_set_has_no_path_and_nothing_to_fetch():
