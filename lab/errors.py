@@ -43,7 +43,7 @@ class DownloadError(DataError, OSError):
     """Fetching a public file failed."""
 
 
-class CheckpointError(LabError):
+class CheckpointError(LabError, ValueError):
     """Saved state is missing, damaged, does not fit the program, or cannot be written."""
 
 

@@ -13,6 +13,7 @@ Ren, Wei, Zhang, Hu, CVPR 2023 (arXiv 2301.01296). Where to find what:
 - MAE (He et al., 2022): `models.MAE`, `masking.random_masking`, `losses.reconstruction_loss`
 - steps: `make_distillation_step`, `make_step(mae_loss_fn(...))`, `make_step(finetune_loss_fn(...))`
 - what moves and what decays: `optimizers.moving_parts`, `pretraining_adamw`, `finetuning_adamw`
+- reconstructions, attention, likeness of layers for figures: `pictures`
 - others' weights: `convert.from_official`, `convert.to_official`
 
 The network is `lab.nn.vit.ViT`; a config a model, `init_variables(config, key)` its variables.

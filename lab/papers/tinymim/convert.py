@@ -193,6 +193,13 @@ def check_special_tokens(arrays: Mapping[str, np.ndarray], config: ViTConfig) ->
     A starred table has 198 rows at 224 px; loaded into a plain network it gave 38.9 instead of 45.0
     mIoU to people who did not notice.
     """
+    registers = [name for name in ("reg_token", "register_tokens") if name in arrays]
+    require(
+        not registers,
+        f"the checkpoint has register tokens ({', '.join(registers)}), which this ViT lacks: take "
+        "the model without registers",
+        CheckpointError,
+    )
     table = arrays.get("pos_embed")
     rows = 0 if table is None else table.shape[1]
     starred = "dist_token" in arrays or _is_square(rows - 2)

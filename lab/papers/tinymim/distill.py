@@ -22,7 +22,7 @@ from lab.papers.tinymim.masking import Masking, num_kept_patches
 from lab.papers.tinymim.models import DECODER, StudentConfig
 from lab.papers.tinymim.relations import RELATIONS, relation_losses
 
-Target = Literal["relation", "feature", "cls"]
+Target = Literal["relation", "feature", "cls", "pooled"]
 FEATURES = ("output", "block", "ffn", "ffn_res", "attn", "attn_res", "qkv")
 
 
@@ -31,9 +31,10 @@ class Distillation:
     """Which signal of the teacher the student learns, and how (defaults: TinyMIM).
 
     Attributes:
-      target: "relation" (eq. 5, 6), "feature" or "cls" (class token), table 8.
+      target: "relation" (eq. 5, 6), "feature" or "cls" (class token), table 8; or "pooled", the
+        mean squared error of mean patch tokens that timm distils features by, for comparison.
       target_block: the teacher's block, 1-based (table 10); None: `default_target_block`. Class
-        token and feature "output" are always the last block's.
+        token, pooled tokens and feature "output" are always the last block's.
       relations: of "qk", "vv", "qq", "kk" (table 7).
       softmax: relations as distributions, compared by KL; False: scaled logits, compared by
         `relation_distance`.
@@ -69,7 +70,7 @@ class Distillation:
 
     def __post_init__(self):
         one_of = {
-            "target": ("relation", "feature", "cls"),
+            "target": ("relation", "feature", "cls", "pooled"),
             "feature": FEATURES,
             "cls_loss": ("softmax_kl", "whitened_smooth_l1"),
             "relation_distance": ("smooth_l1", "mse", "l1"),
@@ -154,8 +155,11 @@ def check_pair(config: Distillation, student: ViTConfig, teacher: ViTConfig) -> 
         f"{teacher.num_tokens} (image {teacher.image_size}, patch {teacher.patch_size}, "
         f"{teacher.num_special} special)",
     )
-    final = config.target == "cls" and config.teacher_cls_norm
-    require(not final or teacher.final_norm, "teacher_cls_norm needs a teacher with a final norm")
+    final = config.target == "pooled" or (config.target == "cls" and config.teacher_cls_norm)
+    require(
+        not final or teacher.final_norm,
+        "target 'pooled' and teacher_cls_norm need a teacher with a final norm",
+    )
     needs_norm = config.reconstruction_weight or (
         config.target != "relation" and config.student_feature_norm
     )
@@ -174,6 +178,8 @@ def teacher_names(config: Distillation, teacher: ViTConfig) -> dict[str, str]:
         return {part: f"{block}/{part}" for part in _parts(config.relations)}
     if config.target == "cls":
         return {"cls": "norm" if config.teacher_cls_norm else last}
+    if config.target == "pooled":
+        return {"pooled": "norm"}
     if config.feature == "qkv":
         return {part: f"{block}/{part}" for part in "qkv"}
     inside = {"output": last, "ffn_res": f"{block}/block"}
@@ -204,7 +210,7 @@ def teacher_outputs(
     """What the frozen teacher gives to learn: nothing of it runs after the target block.
 
     Args: images normalised float [B, H, W, C]; variables of `ViT(teacher)`.
-    Returns: "q", "k", "v", "feature" float [B, T, D] or "cls" float [B, D].
+    Returns: "q", "k", "v", "feature" float [B, T, D]; "cls", "pooled" float [B, D].
     """
     names = teacher_names(config, teacher)
     out = ViT(teacher).apply(
@@ -217,6 +223,8 @@ def teacher_outputs(
     targets = {short: out[name] for short, name in names.items()}
     if config.target == "cls":
         targets["cls"] = targets["cls"][:, 0]
+    if config.target == "pooled":
+        targets["pooled"] = targets["pooled"][:, teacher.num_special :].mean(axis=1)
     return jax.lax.stop_gradient(targets)
 
 
@@ -225,14 +233,16 @@ def distillation_losses(
     targets: dict[str, jax.Array],
     outputs: dict[str, jax.Array],
     num_heads: int,
+    num_special: int = 1,
 ) -> dict[str, jax.Array]:
     """The terms of the loss; their sum is minimised.
 
     Args:
       targets: of `teacher_outputs`.
       outputs: the student's "q", "k", "v" float [B, T, D], or its projections "projected/<name>".
-      num_heads: of the relations.
-    Returns: name of the term ("qk", "vv"; "feature"; "q", "k", "v"; "cls") -> float32 [B].
+      num_heads: of the relations. num_special: tokens before the patches.
+    Returns: name of the term ("qk", "vv"; "feature"; "q", "k", "v"; "cls"; "pooled") -> float32
+      [B].
     """
     if config.target == "relation":
         by_head = relation_losses(
@@ -250,6 +260,10 @@ def distillation_losses(
         if config.cls_loss == "softmax_kl":
             return {"cls": losses.softmax_kl(targets["cls"], prediction)}
         return {"cls": losses.feature_loss(targets["cls"], prediction, config.beta)}
+    if config.target == "pooled":
+        prediction = outputs["projected/pooled"][:, num_special:].mean(axis=1)
+        error = losses.elementwise(prediction - targets["pooled"], "mse")
+        return {"pooled": error.mean(axis=-1)}
     return {
         name: losses.feature_loss(target, outputs[f"projected/{name}"], config.beta)
         for name, target in targets.items()

@@ -129,7 +129,7 @@ def distillation_loss_fn(
             drop_path_noise=branch_noise(split(keys, 1), student.encoder),
         )
         out |= {short: out[name] for short, name in names.items()}
-        terms = distillation_losses(config, targets, out, heads)
+        terms = distillation_losses(config, targets, out, heads, student.encoder.num_special)
         weights = {}
         if student.decoder is not None:
             pixels = losses.pixel_targets(images, student.encoder.patch_size)

@@ -128,6 +128,8 @@ def test_starred_and_plain_checkpoints_are_not_confused():
     plain = to_official(random_variables(CLASSIFIER), CLASSIFIER)
     with pytest.raises(CheckpointError, match=r"of a plain model .* 2 special"):
         from_official(plain, STARRED)
+    with pytest.raises(CheckpointError, match="register tokens"):
+        from_official(plain | {"reg_token": np.zeros((1, 4, 12))}, LEARNED)
 
 
 def test_a_checkpoint_of_another_size_names_its_keys():

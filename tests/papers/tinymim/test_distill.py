@@ -47,6 +47,7 @@ VARIANTS = {
     "qkv": (Distillation(target="feature", feature="qkv"), {"q", "k", "v"}),
     "unnormed": (Distillation(target="feature", student_feature_norm=False), {"feature"}),
     "cls": (Distillation(target="cls"), {"cls"}),
+    "pooled": (Distillation(target="pooled"), {"pooled"}),
     "cls smooth-L1": (Distillation(target="cls", cls_loss="whitened_smooth_l1"), {"cls"}),
 }
 
@@ -106,6 +107,8 @@ def test_a_target_is_what_the_teacher_computes_there():
         np.testing.assert_allclose(got, out[names[name]], atol=1e-5, err_msg=kind)
     cls = Distillation(target="cls")
     np.testing.assert_allclose(target(cls, "cls"), out["norm"][:, 0], atol=1e-5)
+    pooled = np.asarray(out["norm"])[:, 1:].mean(1)
+    np.testing.assert_allclose(target(Distillation(target="pooled"), "pooled"), pooled, atol=1e-5)
     raw = dataclasses.replace(cls, teacher_cls_norm=False)
     np.testing.assert_allclose(target(raw, "cls"), out["block3/block"][:, 0], atol=1e-5)
 
@@ -162,7 +165,7 @@ def test_a_distilled_student_teaches_with_the_heads_it_was_distilled_with():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"target": "logits"}, "one of relation, feature, cls, got 'logits'"),
+        ({"target": "logits"}, "one of relation, feature, cls, pooled, got 'logits'"),
         ({"relations": ("qv",)}, "different ones of qk"),
         ({"relations": ("qk", "qk")}, "different ones of qk"),
         ({"relations": ()}, "different ones of qk"),
@@ -188,7 +191,7 @@ def test_impossible_targets_are_refused(change, message):
         (Distillation(), {}, {"num_heads": 8}, "teacher's head count must divide the width 12"),
         (Distillation(teacher_target_heads=5), {}, {}, "teacher_target_heads must divide"),
         (Distillation(mask_ratio=0.99), {}, {}, "keeps none of 16"),
-        (Distillation(target="cls"), {}, {"final_norm": False}, "needs a teacher with a final"),
+        (Distillation(target="cls"), {}, {"final_norm": False}, "need a teacher with a final"),
         (Distillation(target="feature"), {"final_norm": False}, {}, "a student with a final norm"),
     ],
 )
