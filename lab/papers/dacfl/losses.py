@@ -25,3 +25,19 @@ def classification_loss(apply_fn: Callable[[Any, jax.Array], jax.Array]) -> Loss
         return jnp.mean(losses), Aux({}, model_state)
 
     return loss_fn
+
+
+def with_augmentation(
+    loss_fn: LossFn, augment: Callable[[jax.Array, jax.Array], jax.Array]
+) -> LossFn:
+    """A loss on randomly changed inputs (crops and flips for CIFAR-10).
+
+    Args: augment, `(keys [B], inputs [B, ...]) -> inputs`, one key an example.
+    """
+
+    def augmented(params, model_state, batch, key):
+        keys = jax.random.split(key, batch["inputs"].shape[0])
+        batch = batch | {"inputs": augment(keys, batch["inputs"])}
+        return loss_fn(params, model_state, batch, key)
+
+    return augmented

@@ -258,7 +258,8 @@ def _evaluated(
     found = {f"{k}_mean": v[0] for k, v in settings.evaluate(*mean, data.test).items()}
     if algorithm.name in ("fedavg", "centralised"):  # all users hold the same model
         same = {f"{k.removesuffix('_mean')}_omega": v for k, v in found.items()}
-        return found | {k: jnp.broadcast_to(v, (users.num_users,)) for k, v in same.items()}
+        everyone = users.num_users
+        return found | {k: jnp.broadcast_to(v, (everyone, *v.shape)) for k, v in same.items()}
     readouts = {"omega": state.omega}
     if state.tracker is not None:
         readouts["x"] = state.tracker

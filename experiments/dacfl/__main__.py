@@ -1,0 +1,4 @@
+from experiments import hosts
+
+if __name__ == "__main__":
+    raise SystemExit(hosts.paper_main("dacfl"))
