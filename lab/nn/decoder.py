@@ -7,9 +7,9 @@ GPT-2: LayerNorm, biases, fc2(gelu_tanh(fc1(x))). Llama: RMSNorm, no biases, rot
 (half-split), grouped keys, down(silu(gate(x)) * up(x)).
 
 Parameters: `embed` [V, D]; GPT-2's `positions` [context, D]; `norm`; `head` {"kernel" [D, V]} where
-it is not tied; and `blocks`, either one pytree stacked along a leading axis of L, run as a scan (for
-training), or a tuple of L pytrees, run one by one (`unstack`, for decoding). Kernels are [in, out];
-the queries, keys and values of a block lie side by side in `qkv`, gate and up in `gate_up`.
+it is not tied; and `blocks`, either one pytree stacked along a leading axis of L, run as a scan
+(for training), or a tuple of L pytrees, run one by one (`unstack`, for decoding). Kernels are
+[in, out]; queries, keys and values of a block lie side by side in `qkv`, gate and up in `gate_up`.
 
 Dimension letters: B batch, T tokens, S cache slots, H query heads, K key heads, G = H / K queries a
 key, d width of a head, D width, F width inside the MLP, V vocabulary, L blocks.
@@ -18,6 +18,7 @@ key, d width of a head, D width, F width inside the MLP, V vocabulary, L blocks.
 import dataclasses
 import functools
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -181,7 +182,8 @@ def unstack(params: Params) -> Params:
     if not isinstance(blocks, Mapping):
         return params
     depth = len(jax.tree.leaves(blocks)[0])
-    return params | {"blocks": tuple(jax.tree.map(lambda x: x[i], blocks) for i in range(depth))}
+    each = (jax.tree.map(operator.itemgetter(i), blocks) for i in range(depth))
+    return params | {"blocks": tuple(each)}
 
 
 def apply(config: DecoderConfig, params: Params, ids: jax.Array, **options) -> jax.Array:
@@ -211,7 +213,7 @@ def hidden_states(
       frozen_layers: no gradient reaches the embedding's input side and the first so many blocks.
       every_block: return [embeddings, output of block 1, ..., the last one after the final norm].
     """
-    batch, length = ids.shape
+    length = ids.shape[1]
     require(length <= config.context, f"{length} tokens do not fit a context of {config.context}")
     positions = jnp.arange(length)[None] if positions is None else positions
     visible = jnp.tril(jnp.ones((length, length), bool))[None]
@@ -261,7 +263,7 @@ def prefill(
     Args: ids int32 [B, T]; mask bool [B, T]; num_slots S >= T of the cache.
     Returns: (hidden state of the last token [B, D], cache).
     """
-    batch, length = ids.shape
+    length = ids.shape[1]
     require(length <= num_slots, f"a prompt of {length} tokens, {num_slots} slots")
     params, positions, mask = unstack(params), positions_of(mask), mask.astype(bool)
     visible = jnp.tril(jnp.ones((length, length), bool))[None]

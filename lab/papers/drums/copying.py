@@ -1,6 +1,7 @@
 """Does a model copy? Occurrences of its measures in a reference, and repeats within a piece."""
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -73,7 +74,7 @@ def identity_shares(pieces: Sequence[Sequence[str]]) -> tuple[float, float]:
         whole = measure_texts(lines[: len(lines) // MEASURE * MEASURE])
         if len(whole) < 3:
             continue
-        pairs = zip(whole[1:], whole[2:], strict=False)
+        pairs = itertools.pairwise(whole[1:])
         to_previous.append(np.mean([previous == own for previous, own in pairs]))
         to_prompt.append(np.mean([own in whole[:2] for own in whole[2:]]))
     if not to_previous:

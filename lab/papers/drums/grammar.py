@@ -62,7 +62,7 @@ def start_state(automaton: Automaton, num_steps: int, most_steps: int) -> int:
     """
     missing = most_steps - num_steps
     require(
-        0 <= missing and missing % MEASURE == 0 and num_steps > 0,
+        missing >= 0 and missing % MEASURE == 0 and num_steps > 0,
         f"{num_steps} steps of at most {most_steps}: rows of one batch differ by whole measures",
     )
     return missing // MEASURE * _states_of(MEASURE)

@@ -42,7 +42,7 @@ def optimizer(
 
 
 def _moves(path: str, num_layers: int, frozen_layers: int) -> jax.Array | float:
-    """1 for what is trained; an array where blocks lie stacked, of the same rank as their leaves."""
+    """1 for what is trained, 0 for what is not; an array over the blocks, which lie stacked."""
     if path.startswith("blocks/"):
         rank = 3 if path.endswith("kernel") else 2
         trained = jnp.arange(num_layers) >= frozen_layers

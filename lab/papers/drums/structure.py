@@ -1,7 +1,8 @@
-"""How measures repeat and vary: edit distances of neighbours, and their two clusters (section 6)."""
+"""How measures repeat and vary: edit distances of neighbours, and their two clusters."""
 
 import dataclasses
 import functools
+import itertools
 import random
 from collections.abc import Callable, Mapping, Sequence
 
@@ -97,7 +98,7 @@ def stabilities(pieces: Sequence[Sequence[str]], **options) -> list[np.ndarray]:
     Returns: int64 [measures - 2] a piece, empty for fewer than three measures.
     """
     measures = [measures_of(lines, **options) for lines in pieces]
-    pairs = [pair for piece in measures for pair in zip(piece, piece[1:], strict=False)]
+    pairs = [pair for piece in measures for pair in itertools.pairwise(piece)]
     distances, done, found = levenshtein(pairs), 0, []
     for piece in measures:
         own = distances[done : done + max(len(piece) - 1, 0)]

@@ -1,4 +1,4 @@
-"""From drum texts to token ids: a line, a character, or pieces of bytes (GPT-2, SmolLM2) a token."""
+"""From drum texts to token ids: a token a line, a character, or a piece of bytes."""
 
 import dataclasses
 import functools
@@ -128,11 +128,11 @@ class ByteTokenizer:
         pad_id: int = 0,
     ):
         library = require_extra("tokenizers", extra="drums")
-        self.vocabulary, self.controls, self.pad_id = dict(vocabulary), tuple(controls), pad_id
+        self.vocabulary, self.merges = dict(vocabulary), tuple(map(tuple, merges))
+        self.controls, self.isolate_digits, self.pad_id = tuple(controls), isolate_digits, pad_id
         self.vocab_size = max(self.vocabulary.values()) + 1
-        plain = {token: i for token, i in self.vocabulary.items()}
         try:
-            model = library.models.BPE(vocab=plain, merges=list(merges))
+            model = library.models.BPE(vocab=self.vocabulary, merges=list(self.merges))
         except Exception as error:  # the library raises a bare Exception
             raise InvalidInputError(f"merges and vocabulary contradict: {error}") from error
         self._library = library.Tokenizer(model)

@@ -1,12 +1,13 @@
-"""Drums: conversions between MIDI and drumrolls, structural metrics, prompts, the expert's sheet."""
+"""Drums: MIDI and drumrolls, structural metrics, prompts, the expert's sheet."""
 
 import base64
+import gzip
 import io
+import json
 import tarfile
 import warnings
 
 import mido
-import numpy as np
 import pytest
 
 from lab.errors import InvalidInputError, LabError
@@ -146,9 +147,6 @@ def _pieces_of_system(entry):
 
 
 def _generated(entry):
-    import gzip
-    import json
-
     with gzip.open(entry.other_file("generated"), "rt", encoding="utf-8") as file:
         return json.load(file)
 

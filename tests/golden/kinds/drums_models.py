@@ -139,7 +139,7 @@ def prompt_weighted_loss(entry):
         if weight == entry.config["grad_prompt_weight"]:
             named = convert.to_official(gradient, config)
             found |= _as_in_file(entry, "grad/", named)
-    nll = losses.completion_nll(config, params, batch)
+    nll = jax.jit(losses.completion_nll, static_argnums=0)(config, params, batch)
     weights = _weights(arrays, entry.config["nll_prompt_weight"])[:, 1:]
     found["output/nll"] = np.asarray(nll * weights)
     return found
@@ -171,7 +171,7 @@ def greedy_decoding(entry):
             max_new_tokens=number,
             end_id=jnp.int32(end_id),
             pad_id=pad,
-            cache_step=5,
+            cache_step=9,
             keep_logits=True,
         )
 
@@ -200,13 +200,12 @@ def decoder_training(entry):
     tx = _tx(train, lambda step: rates[step])
     params = _params(entry, config)
     batch = _right_padded(arrays) | {"weights": _weights(arrays, train["prompt_weight"])}
-    state, losses_, norms = tx.init(params), [], []
+    update, state, losses_, norms = _update_of(tx), jax.jit(tx.init)(params), [], []
     for _ in range(train["steps"]):
         loss, gradient = _loss_and_gradient(config, params, batch)
         losses_.append(float(loss))
         norms.append(float(optax.tree.norm(gradient)))
-        updates, state = tx.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
+        params, state = update(gradient, state, params)
     return {
         "train/losses": np.array(losses_, F32),
         "train/grad_norms_before_clip": np.array(norms, F32),
@@ -233,7 +232,7 @@ def gguf_model(entry):
     tokenizer = tokenizers.tokenizer_of_gguf(file.metadata)
     prompt = str(entry.arrays["input/prompt"])
     ids = jnp.asarray([tokenizer.encode(prompt)], jnp.int32)
-    logits = decoder.apply(found_config, params, ids)
+    logits = jax.jit(decoder.apply, static_argnums=0)(found_config, params, ids)
     greedy = _greedy(found_config, params, ids, wanted["new_tokens"])
     state = convert.state_dict_of_gguf(file, found_config)
     expected = {convert._bare(key.removeprefix("param/")): key for key in _keys(entry, "param/")}
@@ -394,7 +393,7 @@ def smollm2_finetune(entry):
     ids, prompt_length = _sequence(entry, tokenizer)
     batch = _batch(ids, prompt_length, train["prompt_weight"])
     tx = _tx(train, train["lr"])
-    update = jax.jit(lambda g, s, p: _updated(tx, g, s, p), donate_argnums=(1, 2))
+    update = _update_of(tx)
     params = jax.tree.map(jnp.array, params)
     state, losses_, norms, first = tx.init(params), [], [], None
     for _ in range(train["steps"]):
@@ -409,9 +408,13 @@ def smollm2_finetune(entry):
     return {"losses": np.array(losses_), "grad_norms": np.array(norms), "grad0_norms": first}
 
 
-def _updated(tx, gradient, state, params):
-    updates, state = tx.update(gradient, state, params)
-    return optax.apply_updates(params, updates), state
+def _update_of(tx):
+    @functools.partial(jax.jit, donate_argnums=1)
+    def update(gradient, state, params):
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return update
 
 
 KINDS = {
