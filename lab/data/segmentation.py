@@ -36,7 +36,9 @@ class SegmentationFolder:
         return len(self.files)
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Raises: CorruptFileError naming the file."""
+        """Raises: CorruptFileError or, for a label that is no class, InvalidInputError; both name
+        the file.
+        """
         canvas = self.canvas
         images = np.zeros((len(indices), canvas, canvas, 3), np.uint8)
         labels = np.full((len(indices), canvas, canvas), IGNORED, np.uint8)
@@ -63,7 +65,6 @@ class SegmentationFolder:
             wrong.size == 0,
             f"{label_file} has label {shown} (after reduction), expected 0..{self.num_classes - 1} "
             f"or {IGNORED} for ignored pixels",
-            CorruptFileError,
         )
         size, picture = labels.shape, decode(_content(file), canvas, str(file))
         expected = size if max(size) <= canvas else _scaled(size, canvas)

@@ -11,6 +11,7 @@ the host. `model_state` holds the running statistics ("batch_stats").
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +23,6 @@ import numpy as np
 import optax
 
 from lab.errors import require
-from lab.interop import merge
 from lab.nn.upernet import (
     FCNHead,
     FCNHeadConfig,
@@ -33,12 +33,12 @@ from lab.nn.upernet import (
     resize_bilinear,
 )
 from lab.nn.vit import ViT, ViTConfig
-from lab.papers.tinymim.models import ClassifierConfig
+from lab.papers.tinymim.models import ClassifierConfig, completed
 from lab.papers.tinymim.optimizers import is_decayed, layer_scales
 from lab.papers.tinymim.stages import finetuning_backbone, start_classifier
 from lab.papers.tinymim.steps import branch_noise, example_keys, split
 from lab.train.optimizers import adamw
-from lab.train.state import Aux, check_key
+from lab.train.state import Aux
 from lab.train.steps import LossFn, Step, make_train_step, mean_over
 
 IGNORED = 255
@@ -200,13 +200,12 @@ class Segmenter(nn.Module):
 def init_segmenter(
     config: SegmenterConfig, key: jax.Array, given: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Fresh variables, {"params", "batch_stats"}, with those of `given` in their place.
+    """Fresh variables, {"params", "batch_stats"}, or `given` ones completed.
 
     Args: key, a typed key; the network itself is not run.
     Raises: InvalidInputError for given variables that the model lacks or has in another shape.
     """
-    fresh = jax.jit(lambda key: _init(config, key))(check_key(key))
-    return merge(fresh, given or {})
+    return completed(functools.partial(_init, config), key, given)
 
 
 def segmenter_shapes(config: SegmenterConfig) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Segmentation of pictures larger than the network: windows, averaged where they overlap.
 
-    predict = make_predictor(config, SlidingConfig(crop=512, stride=341))
+    predict = make_predictor(functools.partial(window_logits, config), SlidingConfig(crop=512))
     labels = predict(variables, picture)               # uint8 [h, w, 3] -> int32 [h, w]
 
 `slide_logits` is the same for one static shape, inside compiled code.
@@ -19,7 +19,6 @@ from lab.data.augment.bilinear import resize_within, scaled_size
 from lab.data.augment.colour import normalise
 from lab.errors import require
 from lab.metrics.segmentation import add_areas, segmentation_areas, segmentation_scores
-from lab.papers.tinymim.segmentation import SegmenterConfig, window_logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,15 +132,18 @@ def label_map(logits: jax.Array, size: jax.Array, original: jax.Array, out: tupl
 
 
 def make_predictor(
-    config: SegmenterConfig, sliding: SlidingConfig | None = None
+    apply_fn: Callable[[Any, jax.Array], jax.Array], sliding: SlidingConfig
 ) -> Callable[[Any, np.ndarray], np.ndarray]:
     """`predict(variables, picture) -> labels`; compiles the network once, whatever the pictures.
 
-    A picture is uint8 [h, w, 3] of any size, labels int32 [h, w].
+    A picture is uint8 [h, w, 3] of any size, labels are int32 [h, w].
+
+    Args: apply_fn, (variables, windows normalised float [n, crop, crop, 3]) -> logits
+      [n, crop, crop, num_classes] (`segmentation.window_logits`); where a picture is smaller than
+      the crop, the window holds zeros beyond it.
     """
-    sliding = SlidingConfig(crop=config.backbone.image_size) if sliding is None else sliding
     crop, group, bucket = sliding.crop, sliding.windows_at_once, sliding.bucket
-    network = jax.jit(functools.partial(window_logits, config))
+    network = jax.jit(apply_fn)
     prepare = jax.jit(_prepared, static_argnums=3)
     average = jax.jit(average_windows, static_argnums=2)
     finish = jax.jit(label_map, static_argnums=3)
