@@ -60,10 +60,6 @@ FIRST_KERNELS = {
     GINConfig: (("conv0", "kernel"),),
     MLPConfig: (("linear0", "kernel"),),
 }
-# On a CPU, models whose parameters and Adam moments take more bytes than this train faster one
-# after another, where one at a time stays in the core's cache, than side by side. A bound on one
-# model, not on all: so the number of copies in a call does not change how each is computed.
-IN_TURN_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +76,9 @@ class TrainingConfig:
       propagation: "segments" sums edge by edge, "dense" multiplies by the adjacency matrix, "auto"
         takes the faster. Not used with sampled neighbours.
       copies: "together" maps the copies over one axis, "in_turn" runs one after another inside the
-        same call (bits then do not depend on the number of copies), "auto" takes the faster.
+        same call. "auto": in turn on a CPU, where large models are faster so (one at a time stays
+        in the cache), small ones hardly slower, and a shard's bits do not depend on how many
+        others are in the call; together on accelerators.
     """
 
     model: ModelConfig
@@ -184,7 +182,7 @@ def train_shards(
         features.shape[:1] == labels.shape,
         f"features have {features.shape[0]} rows, labels {labels.shape}",
     )
-    in_turn = _in_turn(config, features.shape[1])
+    in_turn = _in_turn(config)
     num_columns = num_columns if in_turn else None
     if num_columns is not None:
         most = _most_columns(np.asarray(features), stack)
@@ -205,13 +203,9 @@ def _compiled_training(config, num_columns, in_turn, goes_on, devices) -> Callab
     return compile_copies(train, (0, 0, None, None), devices, in_turn=in_turn)
 
 
-def _in_turn(config: TrainingConfig, num_features: int) -> bool:
-    if config.copies != "auto":
-        return config.copies == "in_turn"
-    if jax.default_backend() != "cpu":
-        return False
-    state = jax.eval_shape(lambda: init_shard(config, jax.random.key(0), num_features))
-    return 12 * sum(x.size for x in jax.tree.leaves(state.params)) > IN_TURN_BYTES
+def _in_turn(config: TrainingConfig) -> bool:
+    on_cpu = jax.default_backend() == "cpu"
+    return config.copies == "in_turn" or (config.copies == "auto" and on_cpu)
 
 
 def init_shard(config: TrainingConfig, key: jax.Array, num_features: int) -> TrainState:
