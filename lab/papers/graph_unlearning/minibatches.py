@@ -25,8 +25,9 @@ from lab.papers.graph_unlearning.steps import NodeBatch
 
 # Set apart from the keys of steps, fold_in(key, step), which stay far below.
 ORDER_STREAM, SAMPLE_STREAM = 2**32 - 1, 2**32 - 2
-# Up to this many rows a matrix product is no slower than gathering and adding edge by edge, on CPU
-# and on accelerators (n x n floats stay in cache); attention pays for every pair, so it never wins.
+# Up to this many rows the matrix product costs no more than gathering and adding edge by edge
+# (measured on a CPU: 112 rows alike, 476 rows a quarter more, 2166 rows twice as much). Attention
+# pays for every pair of nodes and never gains.
 DENSE_ROWS = 256
 
 
