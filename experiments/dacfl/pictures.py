@@ -58,10 +58,11 @@ def _rounds(result: CellResult, name: str = "dacfl") -> np.ndarray:
 def _networks(result: CellResult, run: Any, where: str) -> Figure:
     lines = _shown(result)[:2]
     fig, axes = figures.new(1, len(lines), width=4.4 * len(lines), height=3.6, squeeze=False)
-    for place, (title, name, readout) in zip(axes[0], lines, strict=True):
-        draw.network(place, result["matrix"], result[f"{name}/final_{readout}"][0], title)
-    caption = f"Users coloured by accuracy, links as wide as their weight ({where}, first seed)."
     values = [100 * result[f"{name}/final_{readout}"][0] for _, name, readout in lines]
+    limits = (min(v.min() for v in values), max(v.max() for v in values))
+    for place, (title, _, _), accuracy in zip(axes[0], lines, values, strict=True):
+        draw.network(place, result["matrix"], accuracy / 100, title, limits)
+    caption = f"Users coloured by accuracy, links as wide as their weight ({where}, first seed)."
     ranges = [
         f"{t[0]}: {v.min():.1f} to {v.max():.1f} %" for t, v in zip(lines, values, strict=True)
     ]
@@ -97,6 +98,8 @@ def _variance(config: Config, result: CellResult, run: Any, where: str) -> Figur
         axes, _rounds(result), {t: np.maximum(v, 1e-3) for t, v in series.items()}, bands=False
     )
     axes.set_yscale("log")
+    axes.set_ylim(top=8 * axes.get_ylim()[1])  # room for the legend
+    axes.legend(loc="upper center", ncols=3)
     figures.label(axes, title="Var of Acc", x="round", y="Var of Acc, percent²")
     caption = f"Variance of accuracy over users, mean over seeds ({where})."
     last = ", ".join(f"{t} {v[:, -1].mean():.2g}" for t, v in series.items())
@@ -114,7 +117,7 @@ def _consensus(result: CellResult, run: Any, where: str) -> Figure:
     if "cdsgd/consensus_omega" in result:
         distances["CDSGD omega"] = result["cdsgd/consensus_omega"][0]
     draw.consensus(axes, distances, bound**2 / num_users, "How far users are from their mean")
-    axes.set_ylim(bottom=max(1e-7, 0.3 * min(v[v > 0].min() for v in distances.values())))
+    axes.set_ylim(bottom=max(1e-7, 0.5 * min(v[v > 0].min() for v in distances.values())))
     caption = (
         f"Mean squared distance to the users' mean ({where}, first seed), and what the bound C7 "
         "allows for x."

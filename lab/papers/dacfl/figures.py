@@ -22,10 +22,17 @@ def layout(matrix: np.ndarray) -> np.ndarray:
     return places / np.abs(places).max(axis=0)
 
 
-def network(axes: Any, matrix: np.ndarray, accuracy: np.ndarray, title: str = "") -> None:
+def network(
+    axes: Any,
+    matrix: np.ndarray,
+    accuracy: np.ndarray,
+    title: str = "",
+    limits: tuple[float, float] | None = None,
+) -> None:
     """Users as dots coloured by accuracy, links as lines as wide as their weight.
 
-    Args: matrix float [N, N], the mixing matrix; accuracy float [N], fractions.
+    Args: matrix float [N, N], the mixing matrix; accuracy float [N], fractions; limits, of the
+      colours in percent, to compare several pictures.
     """
     places, n = layout(matrix), len(matrix)
     off_diagonal = np.abs(matrix - np.diag(np.diag(matrix)))
@@ -39,6 +46,8 @@ def network(axes: Any, matrix: np.ndarray, accuracy: np.ndarray, title: str = ""
                 )
     size = 260 if n <= 24 else 60
     dots = axes.scatter(*places.T, s=size, c=100 * accuracy, cmap="cividis", zorder=2)
+    if limits is not None:
+        dots.set_clim(*limits)
     dots.axes.figure.colorbar(dots, ax=axes, label="accuracy, %")
     if n <= 24:
         for user, (x, y) in enumerate(places):
@@ -95,8 +104,9 @@ def consensus(
             linewidth=1.2,
         )
     axes.set_yscale("log")
+    axes.set_ylim(top=8 * axes.get_ylim()[1])  # room for the legend
     figures.label(axes, title=title, x="round", y="mean |model - mean|²")
-    axes.legend()
+    axes.legend(loc="upper right", ncols=2)
 
 
 def against_bytes(
@@ -146,6 +156,7 @@ def class_heat_map(axes: Any, accuracy: np.ndarray, title: str = "") -> None:
         columns=[str(c) for c in range(classes)],
         bar_label="accuracy, %",
     )
+    axes.images[0].set_clim(0, 100)
     figures.label(axes, title=title, x="class", y="user")
 
 

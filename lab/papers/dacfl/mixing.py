@@ -272,11 +272,12 @@ def _check_connected(matrix: np.ndarray, slot: int, num_slots: int, allowed: boo
     sigma, pieces = sigma_of(matrix), components(matrix)
     if len(matrix) == 1 or (sigma < SIGMA_MAX and len(pieces) == 1):
         return
-    reason = (
-        f"it has {_pieces_in_words(pieces)}"
-        if len(pieces) > 1
-        else "it swaps models back and forth (bipartite with no weight on the diagonal)"
-    )
+    if len(pieces) > 1:
+        reason = f"it has {_pieces_in_words(pieces)}"
+    elif sigma > 1 + 1e-6:
+        reason = "it enlarges disagreements (negative weights)"
+    else:
+        reason = "it swaps models back and forth (bipartite with no weight on the diagonal)"
     text = f"W does not mix all users (sigma = {sigma:.9g}): {reason}"
     if num_slots > 1:
         warnings.warn(f"slot {slot} of the sequence: {text}", stacklevel=4)

@@ -223,29 +223,40 @@ def require_finite_users(history: Mapping[str, np.ndarray], protocol: Protocol, 
 
     Args: history of the last chunk, metrics [..., P]; done, the periods done with that chunk.
     """
-    for name in {key.split("/")[0] for key in history}:
-        finite = history[f"{name}/finite"]
-        if finite.all():
-            continue
-        period = int(np.argwhere(~finite)[:, -1].min())
-        diverged = history[f"{name}/round/diverged"]
-        # [..., k, N] of the first bad period, copies merged
-        flags = diverged.reshape(-1, *diverged.shape[-3:])[..., period].any(axis=0)
-        first_round = (done - finite.shape[-1] + period) * protocol.log_every
-        if flags.any():
-            offset = int(np.argmax(flags.any(axis=1)))
-            users = np.flatnonzero(flags[offset])
-        else:
-            offset = protocol.log_every - 1
-            lost = ~history[f"{name}/finite_users"][..., period]
-            users = np.flatnonzero(lost.reshape(-1, lost.shape[-1]).any(axis=0))
-        copies = np.unique(np.argwhere(~finite)[:, 0]).tolist() if finite.ndim > 1 else None
-        where = f" (copies {copies})" if copies is not None else ""
-        raise NonFiniteError(
-            f"{name}: the loss or model of users {users.tolist()[:8]} became non-finite in round "
-            f"{first_round + offset}{where}; the state before it is kept. Lower the learning rate.",
-            step=first_round + offset,
-        )
+    names = dict.fromkeys(key.split("/")[0] for key in history)
+    bad = {name: np.argwhere(~history[f"{name}/finite"]) for name in names}
+    found = {}
+    for name, places in bad.items():
+        if len(places):
+            period = int(places[:, -1].min())
+            offset, users = _first_diverged(history, name, period)
+            before = done - history[f"{name}/finite"].shape[-1] + period
+            found[name] = (before * protocol.log_every + offset, users.tolist()[:8])
+    if not found:
+        return
+    name = min(found, key=lambda name: found[name][0])
+    t, users = found[name]
+    has_copies = bad[name].shape[1] > 1
+    copies = f" (copies {np.unique(bad[name][:, 0]).tolist()})" if has_copies else ""
+    raise NonFiniteError(
+        f"{name}: the loss or model of users {users} became non-finite in round {t}{copies}; the "
+        "state before it is kept. Lower the learning rate.",
+        step=t,
+    )
+
+
+def _first_diverged(
+    history: Mapping[str, np.ndarray], name: str, period: int
+) -> tuple[int, np.ndarray]:
+    """The first bad round within a period, and its users, copies merged."""
+    diverged = history[f"{name}/round/diverged"]
+    flags = diverged.reshape(-1, *diverged.shape[-3:])[..., period].any(axis=0)
+    if flags.any():
+        offset = int(np.argmax(flags.any(axis=1)))
+        return offset, np.flatnonzero(flags[offset])
+    # Every loss was finite: it was the last update that was not.
+    lost = ~history[f"{name}/finite_users"][..., period]
+    return len(flags) - 1, np.flatnonzero(lost.reshape(-1, lost.shape[-1]).any(axis=0))
 
 
 def _named(algorithms: Any) -> dict[str, Algorithm]:
