@@ -3,9 +3,9 @@
 Zhang & Callison-Burch, "Language Models are Drummers: Drum Composition with Natural Language
 Pre-Training", arXiv 2301.01162. The paper has no equations; its steps are these functions:
 
-    MIDI -> drumroll (sec. 3)         read_midi, quantise, Groove.text; read_corpus for the data set
+    MIDI -> drumroll (sec. 3)         read_midi, quantise, Groove.text; read_corpus for a data set
     prompt and completion (sec. 4.1)  make_row, prompt_of; drumroll_of and parse_drumroll back
-    drumroll -> MIDI                  write_midi; write_official_midi for the released script's bytes
+    drumroll -> MIDI                  write_midi; write_official_midi for the script's bytes
     fine-tuning (sec. 4.1)            prompt_weighted_loss, fine_tuning, lora_tuning
     generation (sec. 4.1)             Composer, compose_bars, grammar
     structure (sec. 5, figs. 4, 5)    structure, stabilities, levenshtein, exact_two_means

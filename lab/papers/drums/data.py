@@ -5,7 +5,8 @@ A batch is a dict of arrays, one row a text or several texts packed:
     ids        int32 [B, T], padding behind
     segments   int32 [B, T], the number of the text within its row from 1, 0 on padding
     positions  int32 [B, T], places within the text
-    weights    float32 [B, T], of each token as a target (`losses.target_weights`)
+    prompt     float32 [B, T], 1 where a token of a prompt is a target (not a text's first one)
+    completion float32 [B, T], 1 where a token of a completion is
     lines      float32 [B], lines of the completions, `SEP` and `END` included
 """
 
@@ -23,7 +24,6 @@ from lab.papers.drums.rows import Row
 from lab.papers.drums.tokenizers import Tokenizer
 
 Batch = dict[str, np.ndarray]
-PROMPT_WEIGHT = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,17 +99,14 @@ def padded(
     pad_id: int,
     *,
     length: int | None = None,
-    prompt_weight: float = PROMPT_WEIGHT,
 ) -> Batch:
     """One text a row, padded behind to `length` (by default the longest)."""
     length = length or max(text.length for text in texts)
     packs = [[text] for text in texts]
-    return _packed(packs, pad_id, length, prompt_weight)
+    return _packed(packs, pad_id, length)
 
 
-def packed(
-    texts: Sequence[Encoded], pad_id: int, length: int, *, prompt_weight: float = PROMPT_WEIGHT
-) -> Batch:
+def packed(texts: Sequence[Encoded], pad_id: int, length: int) -> Batch:
     """As few rows of `length` tokens as first-fit packing, longest first, finds; texts in one row
     do not see each other."""
     packs: list[list[Encoded]] = []
@@ -122,7 +119,7 @@ def packed(
             place = len(packs) - 1
         packs[place].append(text)
         room[place] -= text.length
-    return _packed(packs, pad_id, length, prompt_weight)
+    return _packed(packs, pad_id, length)
 
 
 def buckets(
@@ -131,43 +128,42 @@ def buckets(
     batch_size: int,
     *,
     multiple: int = 64,
-    prompt_weight: float = PROMPT_WEIGHT,
 ) -> list[Batch]:
     """Batches of texts of similar length, each padded to a multiple, so that few shapes occur.
 
-    A last batch is filled with rows of weight 0 ("mask" 0).
+    A last batch is filled with rows that have no targets ("mask" 0).
     """
     ordered = sorted(texts, key=lambda t: t.length)
     batches = []
     for start in range(0, len(ordered), batch_size):
         part = ordered[start : start + batch_size]
         length = -(-part[-1].length // multiple) * multiple
-        batches.append(
-            filled(padded(part, pad_id, length=length, prompt_weight=prompt_weight), batch_size)
-        )
+        batches.append(filled(padded(part, pad_id, length=length), batch_size))
     return batches
 
 
 def filled(batch: Batch, batch_size: int) -> Batch:
-    """The batch with "mask" float32 [batch_size], and rows of mask and weight 0 at the end."""
+    """The batch with "mask" float32 [batch_size], and rows without targets at the end."""
     rows = len(batch["ids"])
     missing = batch_size - rows
     require(missing >= 0, f"{rows} rows do not fit a batch of {batch_size}")
     grown = {
         name: np.concatenate([x, np.repeat(x[:1], missing, axis=0)]) for name, x in batch.items()
     }
-    grown["weights"][rows:] = 0
+    for name in ("prompt", "completion", "lines"):
+        grown[name][rows:] = 0
     return grown | {"mask": (np.arange(batch_size) < rows).astype(np.float32)}
 
 
-def _packed(packs, pad_id, length, prompt_weight) -> Batch:
+def _packed(packs, pad_id, length) -> Batch:
     require(len(packs) > 0, "there are no texts to put into a batch")
     shape = (len(packs), length)
     batch = {
         "ids": np.full(shape, pad_id, np.int32),
         "segments": np.zeros(shape, np.int32),
         "positions": np.zeros(shape, np.int32),
-        "weights": np.zeros(shape, np.float32),
+        "prompt": np.zeros(shape, np.float32),
+        "completion": np.zeros(shape, np.float32),
         "lines": np.array([sum(t.num_lines for t in pack) for pack in packs], np.float32),
     }
     for row, pack in enumerate(packs):
@@ -181,8 +177,8 @@ def _packed(packs, pad_id, length, prompt_weight) -> Batch:
             batch["ids"][row, start:end] = text.ids
             batch["segments"][row, start:end] = number
             batch["positions"][row, start:end] = np.arange(text.length)
-            batch["weights"][row, start + 1 : start + text.prompt_length] = prompt_weight
-            batch["weights"][row, start + text.prompt_length : end] = 1.0
+            batch["prompt"][row, start + 1 : start + text.prompt_length] = 1
+            batch["completion"][row, start + text.prompt_length : end] = 1
             start = end
     return batch
 

@@ -9,20 +9,23 @@ from lab.nn import decoder
 from lab.nn.decoder import DecoderConfig, Params
 from lab.train import Aux, mean_over
 
+PROMPT_WEIGHT = 0.01
 
-def target_weights(
-    prompt_length: jax.Array, length: jax.Array, num_tokens: int, prompt_weight: float
-) -> jax.Array:
-    """Weights of the tokens as targets, float32 [B, num_tokens].
 
-    `prompt_weight` on the prompt, 1 on the completion, 0 on the first token (nothing predicts it)
-    and on the padding behind `length`.
+def target_masks(
+    prompt_length: jax.Array, length: jax.Array, num_tokens: int
+) -> dict[str, jax.Array]:
+    """Which tokens are targets: "prompt" and "completion", float32 [B, num_tokens] of 0 and 1.
+
+    Neither is the first token (nothing predicts it), nor the padding behind `length`.
 
     Args: prompt_length, length: int [B], tokens of the prompt and of both.
     """
     place = jnp.arange(num_tokens)
-    weights = jnp.where(place < prompt_length[:, None], prompt_weight, 1.0)
-    return jnp.where((place > 0) & (place < length[:, None]), weights, 0.0)
+    is_prompt = (place > 0) & (place < prompt_length[:, None])
+    is_completion = (place >= prompt_length[:, None]) & (place < length[:, None])
+    masks = {"prompt": is_prompt, "completion": is_completion & (place > 0)}
+    return {name: mask.astype(jnp.float32) for name, mask in masks.items()}
 
 
 def next_token_nll(
@@ -86,18 +89,21 @@ def prompt_weighted_loss(
     batch: dict[str, jax.Array],
     key: jax.Array | None = None,
     *,
+    prompt_weight: float | jax.Array = PROMPT_WEIGHT,
     axis_name: str | None = None,
     frozen_layers: int = 0,
     chunk: int | None = None,
 ) -> tuple[jax.Array, Aux]:
-    """sum(w nll) / sum(w) over the batch (the hosted service's loss, prompt weight 0.01).
+    """sum(w nll) / sum(w) over the batch, w = 1 on completions and `prompt_weight` on prompts.
 
-    Args: batch as in `completion_nll`, with "weights" float32 [B, T] of the tokens as targets.
-    Returns: (loss, Aux), the loss of the completion tokens alone (weight 1) among the metrics.
+    The default weight is the hosted service's.
+
+    Args: batch as in `completion_nll`, with the masks of `target_masks`.
+    Returns: (loss, Aux), the loss of the completion tokens alone among the metrics.
     """
     nll = completion_nll(config, params, batch, key=key, frozen_layers=frozen_layers, chunk=chunk)
-    weights = batch["weights"][:, 1:]
+    prompt, completion = (batch[name][:, 1:] for name in ("prompt", "completion"))
     mean = functools.partial(mean_over, nll, axis_name=axis_name)
-    loss = mean(weights)
-    completion = jax.lax.stop_gradient(mean((weights == 1).astype(nll.dtype)))
+    loss = mean(completion + prompt_weight * prompt)
+    completion = jax.lax.stop_gradient(mean(completion))
     return loss, Aux({"completion_nll": completion}, model_state)

@@ -10,7 +10,7 @@ import optax
 
 from lab.nn.decoder import DecoderConfig, Params
 from lab.papers.drums.lora import LoraConfig, with_lora
-from lab.papers.drums.losses import completion_nll, prompt_weighted_loss
+from lab.papers.drums.losses import PROMPT_WEIGHT, completion_nll, prompt_weighted_loss
 from lab.train import TrainState, make_train_step
 from lab.train.optimizers import adamw
 from lab.train.state import state_of
@@ -54,6 +54,7 @@ def fine_tuning(
     config: DecoderConfig,
     tx: optax.GradientTransformation,
     *,
+    prompt_weight: float = PROMPT_WEIGHT,
     frozen_layers: int = 0,
     chunk: int | None = None,
     axis_name: str | None = None,
@@ -65,6 +66,7 @@ def fine_tuning(
     loss = functools.partial(
         prompt_weighted_loss,
         config,
+        prompt_weight=prompt_weight,
         axis_name=axis_name,
         frozen_layers=frozen_layers,
         chunk=chunk,
@@ -77,6 +79,7 @@ def lora_tuning(
     lora: LoraConfig,
     tx: optax.GradientTransformation,
     *,
+    prompt_weight: float = PROMPT_WEIGHT,
     chunk: int | None = None,
     axis_name: str | None = None,
 ) -> Step:
@@ -85,7 +88,14 @@ def lora_tuning(
     def loss(adapters, params, batch, key):
         merged = with_lora(config, lora, params, adapters)
         return prompt_weighted_loss(
-            config, merged, params, batch, key, axis_name=axis_name, chunk=chunk
+            config,
+            merged,
+            params,
+            batch,
+            key,
+            prompt_weight=prompt_weight,
+            axis_name=axis_name,
+            chunk=chunk,
         )
 
     return make_train_step(loss, tx, axis_name=axis_name)
@@ -113,11 +123,11 @@ def evaluation(config: DecoderConfig, *, chunk: int | None = None) -> Callable[.
     @jax.jit
     def evaluate(params, batch):
         nll = completion_nll(config, params, batch, chunk=chunk)
-        counted = (batch["weights"][:, 1:] == 1) & (batch["mask"][:, None] > 0)
+        counted = batch["completion"][:, 1:]
         return {
-            "nll": jnp.sum(jnp.where(counted, nll, 0)),
+            "nll": jnp.sum(jnp.where(counted > 0, nll, 0)),
             "tokens": counted.sum(),
-            "lines": jnp.sum(batch["lines"] * batch["mask"]),
+            "lines": batch["lines"].sum(),
         }
 
     return evaluate

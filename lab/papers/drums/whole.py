@@ -1,5 +1,6 @@
 """Whole fine-tuning of several small models as one compiled function: seeds, ablations, starts."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,25 +41,20 @@ def rows_of_step(key: jax.Array, step: jax.Array, num_rows: jax.Array, all_rows:
 
 
 def copy_step(config: DecoderConfig, tx: optax.GradientTransformation, batch_size: int) -> Step:
-    """`step((state), (arrays, hyper))` of one copy, which takes its batch from the whole data.
+    """`step(state, (arrays, hyper))` of one copy, which takes its batch from the whole data.
 
-    Args: arrays of `lab.papers.drums.data.padded` made with prompt weight 1, so that the hyper's
-      can be put in its place: "is_prompt" float32 [N, T] marks prompt targets.
+    Args: arrays of `lab.papers.drums.data.padded`, all rows of the data.
     """
-
-    def loss(params, model_state, batch, key):
-        return prompt_weighted_loss(config, params, model_state, batch, key)
-
-    train_step = make_train_step(loss, tx)
 
     def step(state: TrainState, data: tuple[Arrays, Hyper]):
         arrays, hyper = data
+        weight = hyper.prompt_weight
+        loss = functools.partial(prompt_weighted_loss, config, prompt_weight=weight)
         order_key = jax.random.fold_in(state.key, 0)
         all_rows = arrays["ids"].shape[0]
         rows = rows_of_step(order_key, state.step, hyper.num_rows, all_rows, batch_size)
         batch = {name: array[rows] for name, array in arrays.items()}
-        factor = jnp.where(batch["is_prompt"] > 0, hyper.prompt_weight, 1.0)
-        return train_step(state, batch | {"weights": batch["weights"] * factor})
+        return make_train_step(loss, tx)(state, batch)
 
     return step
 
@@ -76,19 +72,6 @@ def train_copy(
         return run(step, state, (arrays, hyper), chunk_steps, last_step)
 
     return chunk
-
-
-def with_prompt_mask(batch: Mapping[str, Any], prompt_weight: float) -> dict[str, Any]:
-    """The batch with "is_prompt", its weights 1 on every target.
-
-    Args: prompt_weight, that the batch was made with; neither 0 nor 1, to tell prompts by it.
-    """
-    weights = jnp.asarray(batch["weights"])
-    is_prompt = jnp.isclose(weights, prompt_weight)
-    return dict(batch) | {
-        "weights": (weights > 0).astype(jnp.float32),
-        "is_prompt": is_prompt.astype(jnp.float32),
-    }
 
 
 def stack(trees: list[Params]) -> Params:

@@ -108,22 +108,20 @@ def decoder_forward(entry):
 
 def _right_padded(arrays):
     ids = arrays["input/ids_right"]
+    lengths = [jnp.asarray(arrays[f"input/{name}"]) for name in ("prompt_len", "length")]
     return {
         "ids": jnp.asarray(ids),
         "segments": jnp.asarray(arrays["input/mask_right"]),
         "positions": jnp.arange(ids.shape[1])[None],
+        **losses.target_masks(*lengths, ids.shape[1]),
     }
 
 
-def _weights(arrays, prompt_weight):
-    prompt, length = (jnp.asarray(arrays[f"input/{name}"]) for name in ("prompt_len", "length"))
-    return losses.target_weights(prompt, length, arrays["input/ids_right"].shape[1], prompt_weight)
-
-
 @functools.partial(jax.jit, static_argnames="config")
-def _loss_and_gradient(config, params, batch):
+def _loss_and_gradient(config, params, batch, prompt_weight):
     def loss(params):
-        return losses.prompt_weighted_loss(config, params, {}, batch)[0]
+        options = {"prompt_weight": prompt_weight}
+        return losses.prompt_weighted_loss(config, params, {}, batch, **options)[0]
 
     return jax.value_and_grad(loss)(params)
 
@@ -133,15 +131,14 @@ def prompt_weighted_loss(entry):
     params, batch = _params(entry, config), _right_padded(arrays)
     found = {}
     for weight in entry.config["prompt_weights"]:
-        weighted = batch | {"weights": _weights(arrays, weight)}
-        loss, gradient = _loss_and_gradient(config, params, weighted)
+        loss, gradient = _loss_and_gradient(config, params, batch, weight)
         found[f"output/loss_prompt_weight_{weight}"] = np.asarray(loss)
         if weight == entry.config["grad_prompt_weight"]:
             named = convert.to_official(gradient, config)
             found |= _as_in_file(entry, "grad/", named)
     nll = jax.jit(losses.completion_nll, static_argnums=0)(config, params, batch)
-    weights = _weights(arrays, entry.config["nll_prompt_weight"])[:, 1:]
-    found["output/nll"] = np.asarray(nll * weights)
+    weights = batch["completion"] + entry.config["nll_prompt_weight"] * batch["prompt"]
+    found["output/nll"] = np.asarray(nll * weights[:, 1:])
     return found
 
 
@@ -199,10 +196,10 @@ def decoder_training(entry):
     rates = jnp.asarray(arrays[train["lrs_key"]])
     tx = _tx(train, lambda step: rates[step])
     params = _params(entry, config)
-    batch = _right_padded(arrays) | {"weights": _weights(arrays, train["prompt_weight"])}
+    batch = _right_padded(arrays)
     update, state, losses_, norms = _update_of(tx), jax.jit(tx.init)(params), [], []
     for _ in range(train["steps"]):
-        loss, gradient = _loss_and_gradient(config, params, batch)
+        loss, gradient = _loss_and_gradient(config, params, batch, train["prompt_weight"])
         losses_.append(float(loss))
         norms.append(float(optax.tree.norm(gradient)))
         params, state = update(gradient, state, params)
@@ -367,14 +364,14 @@ def _sequence(entry, tokenizer):
     return np.array(prompt + completion, np.int32), len(prompt)
 
 
-def _batch(ids, prompt_length, prompt_weight):
+def _batch(ids, prompt_length):
     ids = jnp.asarray(ids)[None]
     lengths = jnp.array([prompt_length]), jnp.array([ids.shape[1]])
     return {
         "ids": ids,
         "segments": jnp.ones_like(ids),
         "positions": jnp.arange(ids.shape[1])[None],
-        "weights": losses.target_weights(*lengths, ids.shape[1], prompt_weight),
+        **losses.target_masks(*lengths, ids.shape[1]),
     }
 
 
@@ -382,7 +379,7 @@ def smollm2_nll(entry):
     config, params, tokenizer = _smollm2_of(entry)
     ids, prompt_length = _sequence(entry, tokenizer)
     nll = jax.jit(losses.completion_nll, static_argnums=0)(
-        config, params, _batch(ids, prompt_length, 1.0)
+        config, params, _batch(ids, prompt_length)
     )
     return {"ids": ids, "token_nll": np.asarray(nll[0])}
 
@@ -391,13 +388,13 @@ def smollm2_finetune(entry):
     config, params, tokenizer = _smollm2_of(entry)
     train = entry.config["train"]
     ids, prompt_length = _sequence(entry, tokenizer)
-    batch = _batch(ids, prompt_length, train["prompt_weight"])
+    batch = _batch(ids, prompt_length)
     tx = _tx(train, train["lr"])
     update = _update_of(tx)
     params = jax.tree.map(jnp.array, params)
     state, losses_, norms, first = tx.init(params), [], [], None
     for _ in range(train["steps"]):
-        loss, gradient = _loss_and_gradient(config, params, batch)
+        loss, gradient = _loss_and_gradient(config, params, batch, train["prompt_weight"])
         losses_.append(float(loss))
         norms.append(float(optax.tree.norm(gradient)))
         if first is None:
