@@ -135,7 +135,7 @@ def measure_unbalanced(config: Config, data_dir) -> dict[str, list[int]]:
         if method in gu.EMBEDDING_METHODS:
             if "bekm" not in config.methods:
                 continue  # nothing else needs the embedding
-            rows, _ = embeddings_of(problem, config.seed)
+            rows, _ = embeddings_of(problem, config)
         rng = np.random.RandomState(config.seed)
         labels = gu.partition(graph, method, problem.num_shards, rng, embeddings=rows)
         sizes[method] = np.bincount(labels)[np.unique(labels)]
