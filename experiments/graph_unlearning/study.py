@@ -16,6 +16,7 @@ from lab.train.whole import require_finite
 
 AGGREGATORS = ("mean", "majority", "lbaggr")
 SLOW_MODELS = ("gat", "sage")
+LARGE_FEATURES = 5_000_000  # nodes times words
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,11 +78,11 @@ def training_of(config: Config, model: str, problem: Problem) -> gu.TrainingConf
 def embeddings_of(problem: Problem, config: Config) -> tuple[np.ndarray, float]:
     """Logits of a GraphSAGE on the whole training graph, and the seconds they took.
 
-    On a large graph an epoch is one step: 31 steps over the whole of Pubmed would take longer than
-    all the rest of the study.
+    Where the features are many (Citeseer, Pubmed) an epoch is one step: 31 steps over the whole of
+    Pubmed would take longer than all the rest of the study.
     """
     training = gu.training_config("sage", problem.dataset.num_classes)
-    if problem.dataset.num_nodes > config.large:
+    if problem.features.size > LARGE_FEATURES:
         training = dataclasses.replace(training, batch_size=problem.dataset.num_nodes)
     graph = gu.training_graph(problem.edge_index, problem.train_ids, problem.dataset.num_nodes)
     start = time.perf_counter()
