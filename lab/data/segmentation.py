@@ -9,8 +9,8 @@ import numpy as np
 
 from lab.data.folders import SUFFIXES, decode
 from lab.errors import CorruptFileError, DatasetNotFoundError, require, require_extra
+from lab.metrics.segmentation import IGNORED
 
-IGNORED = 255
 _UNBOUNDED = 1 << 15
 
 

@@ -11,9 +11,9 @@ IGNORED = 255
 
 
 class Areas(NamedTuple):
-    """Pixel counts by class, int64 [num_classes] each; `+` of a loop over pictures is `add_areas`.
+    """Pixel counts by class, int64 [num_classes] each; `add_areas` sums them over pictures.
 
-    Attributes: intersect, label and prediction agree; predicted, labelled, of each.
+    Attributes: intersect, where label and prediction agree; predicted, labelled, of each.
     """
 
     intersect: np.ndarray

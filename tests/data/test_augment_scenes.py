@@ -81,14 +81,9 @@ def test_crops_avoid_a_class_that_fills_them():
     config = SceneCrop(
         size=8, longest=16, shortest=12, scale=(1.0, 1.0), largest_share=0.8, num_classes=4
     )
-    free = SceneCrop(size=8, longest=16, shortest=12, scale=(1.0, 1.0), largest_share=1.0)
-
-    def shares(config):
-        found = np.asarray(crops(config)(keys(2), images, labels, sizes)[1])
-        return (found == 0).mean(axis=(1, 2))
-
-    assert (shares(free) > 0.8).sum() >= 3
-    assert (shares(config) <= 0.8).all()
+    found = np.asarray(crops(config)(keys(2), images, labels, sizes)[1])
+    # a start is good with a chance of a third: eight good ones are no accident
+    assert ((found == 0).mean(axis=(1, 2)) <= 0.8).all()
 
 
 def test_sizes_fit_into_the_scaled_frame():

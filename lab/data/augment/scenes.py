@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from lab.data.augment.bilinear import sample_bilinear, sample_nearest, sources
 from lab.data.augment.colour import normalise
 from lab.errors import require
+from lab.metrics.segmentation import IGNORED
 
-IGNORED = 255
 ATTEMPTS = 10
 # hues are whole numbers of 2 degrees in OpenCV
 HUES = 180.0

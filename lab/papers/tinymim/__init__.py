@@ -14,7 +14,11 @@ Ren, Wei, Zhang, Hu, CVPR 2023 (arXiv 2301.01296). Where to find what:
 - steps: `make_distillation_step`, `make_step(mae_loss_fn(...))`, `make_step(finetune_loss_fn(...))`
 - what moves and what decays: `optimizers.moving_parts`, `pretraining_adamw`, `finetuning_adamw`
 - reconstructions, attention, likeness of layers for figures: `pictures`
-- others' weights: `convert.from_official`, `convert.to_official`
+- others' weights: `convert.from_official`, `convert.to_official`; mmseg's:
+  `convert_segmentation.from_mmseg`, `to_mmseg`
+- segmentation (sec. 4.1): `segmentation.Segmenter`, `make_segmentation_step`; by sliding windows:
+  `sliding.make_predictor`
+- probes of frozen features: `probes`; table 4, ImageNet-A, -R, -C: `robustness`, `metrics`
 
 The network is `lab.nn.vit.ViT`; a config a model, `init_variables(config, key)` its variables.
 """
@@ -35,7 +39,22 @@ from lab.papers.tinymim.models import (
     variable_shapes,
 )
 from lab.papers.tinymim.optimizers import finetuning_adamw, moving_parts, pretraining_adamw
+from lab.papers.tinymim.probes import (
+    LinearProbe,
+    knn_predict,
+    logistic_probe_accuracy,
+    pooled_features,
+    train_linear_probe,
+)
 from lab.papers.tinymim.relations import token_relations
+from lab.papers.tinymim.segmentation import (
+    Segmenter,
+    SegmenterConfig,
+    make_segmentation_step,
+    segmentation_adamw,
+    segmentation_backbone,
+    start_segmenter,
+)
 from lab.papers.tinymim.stages import (
     STAGES,
     encoder_of,
@@ -58,7 +77,10 @@ __all__ = [
     "Classifier",
     "ClassifierConfig",
     "Distillation",
+    "LinearProbe",
     "MAEConfig",
+    "Segmenter",
+    "SegmenterConfig",
     "Student",
     "StudentConfig",
     "TeacherLabels",
@@ -72,18 +94,26 @@ __all__ = [
     "finetuning_backbone",
     "from_official",
     "init_variables",
+    "knn_predict",
+    "logistic_probe_accuracy",
     "mae_loss_fn",
     "make_classifier_eval",
     "make_distillation_step",
+    "make_segmentation_step",
     "make_step",
     "moving_parts",
+    "pooled_features",
     "pretraining_adamw",
     "random_masking",
     "relation_kl",
+    "segmentation_adamw",
+    "segmentation_backbone",
     "softmax_kl",
     "start_classifier",
+    "start_segmenter",
     "student_config",
     "to_official",
     "token_relations",
+    "train_linear_probe",
     "variable_shapes",
 ]

@@ -289,9 +289,11 @@ def completed(
     def missing(key):
         return {k: x for k, x in flatten(initial(key)).items() if k not in found}
 
-    # It runs once, so that compiling it is what costs: a fifth of the time without optimisation.
-    quick = {"xla_backend_optimization_level": 0}
-    fresh = jax.jit(missing, compiler_options=quick)(check_key(key))
+    check_key(key)
+    if not isinstance(key, jax.core.Tracer):
+        # It runs once, so that compiling it is what costs: unoptimised, a fifth of the time.
+        missing = jax.jit(missing, compiler_options={"xla_backend_optimization_level": 0})
+    fresh = missing(key)
     return merge(jax.eval_shape(initial, key), unflatten(found | fresh))
 
 

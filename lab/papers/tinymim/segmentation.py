@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 from lab.errors import require
+from lab.metrics.segmentation import IGNORED
 from lab.nn.upernet import (
     FCNHead,
     FCNHeadConfig,
@@ -40,8 +41,6 @@ from lab.papers.tinymim.steps import branch_noise, example_keys, split
 from lab.train.optimizers import adamw
 from lab.train.state import Aux
 from lab.train.steps import LossFn, Step, make_train_step, mean_over
-
-IGNORED = 255
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +78,12 @@ class SegmenterConfig:
             self.auxiliary_level in range(4),
             f"auxiliary_level must be in 0..3, got {self.auxiliary_level}",
         )
-        assert self.decode_head
-        assert self.auxiliary_head
+        require(
+            self.num_classes <= IGNORED,
+            f"num_classes must be at most {IGNORED}, the label of ignored pixels, got "
+            f"{self.num_classes}",
+        )
+        _ = self.decode_head, self.auxiliary_head  # their configs check the sizes
 
     @property
     def decode_head(self) -> UPerHeadConfig:

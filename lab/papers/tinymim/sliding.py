@@ -26,7 +26,7 @@ class SlidingConfig:
     """How pictures are tested (ADE20K's settings by default).
 
     Attributes:
-      crop, stride: of the windows, pixels.
+      crop, stride: of the windows, pixels; the crop is the network's image size.
       longest, shortest: a picture is resized to fit into these, keeping its ratio.
       windows_at_once: how many windows go through the network together.
       bucket: pictures are put on canvases of multiples of this, so that few shapes are compiled.

@@ -85,9 +85,12 @@ def test_every_epoch_takes_one_of_several_views():
     assert abs(shares[0]) < 1 - 0.9**12 - 1e-3
 
 
+regress = quick_jit(functools.partial(logistic_regression, num_classes=CLASSES))
+
+
 def test_logistic_regression_reaches_the_minimum_that_scipy_finds():
     features, labels = clusters(spread=2.0)
-    fit = quick_jit(functools.partial(logistic_regression, num_classes=CLASSES))(features, labels)
+    fit = regress(features, labels)
     x = np.asarray(features, np.float64)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     chosen = np.arange(len(x)), np.asarray(labels)
@@ -116,7 +119,7 @@ def test_the_logistic_probe_scores_test_features():
 def test_a_constant_feature_does_not_disturb_the_regression():
     features, labels = clusters()
     constant = features.at[:, 0].set(7.0)
-    fit = quick_jit(functools.partial(logistic_regression, num_classes=CLASSES))(constant, labels)
+    fit = regress(constant, labels)
     np.testing.assert_allclose(fit["weights"][0], 0, atol=1e-6)
     assert np.isfinite(regression_logits(fit, constant)).all()
 
