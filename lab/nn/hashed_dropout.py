@@ -1,9 +1,9 @@
 """Dropout whose masks are a hash of (key, position): cheap enough to be made again when needed.
 
 A threefry draw costs more than everything else that a small graph network does to an element. The
-mask here is a 32-bit integer hash (Wellons, 2018, "lowbias32", two rounds with the key between),
-computed where it is used and again in the gradient, so it costs no memory. It is for dropout, not
-for sampling that must be free of correlations beyond what a network could notice.
+mask here is a 32-bit integer hash (Wellons, 2018, "lowbias32") of the position in a sequence that
+the key chooses, computed where it is used and again in the gradient, so it costs no memory. It is
+for dropout, not for sampling that must be free of correlations beyond what a network could notice.
 """
 
 import jax
@@ -29,7 +29,8 @@ def keep_mask(key: jax.Array, shape: tuple[int, ...], rate: float) -> jax.Array:
         steps = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
         position = position + steps * jnp.uint32(stride)
         stride = (stride * shape[axis]) % 2**32
-    return _mix(_mix(position ^ words[0]) + words[1]) >= _threshold(rate)
+    # An odd stride and an offset from the key: two keys do not walk the same numbers.
+    return _mix(position * (words[1] | 1) + words[0]) >= _threshold(rate)
 
 
 def keep_pairs(words: jax.Array, first: jax.Array, second: jax.Array, rate: float) -> jax.Array:

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lab.data.npz import read_npz
+from lab.data.npz import read_npz, write_npz
 from lab.errors import CorruptFileError, NonFiniteError, require
-from lab.files import storage_errors
 from lab.interop import load_checkpoint
 
 # Probabilities rounded to four decimals, as the released text files hold them, sum to 1 within it.
@@ -89,11 +88,8 @@ def save_knowledge(
     if teacher.embedding is not None:
         arrays["embedding"] = np.asarray(teacher.embedding)
     arrays |= {f"metrics/{name}": np.float32(value) for name, value in (metrics or {}).items()}
-    path = Path(path)
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **arrays)
-    return path
+    write_npz(Path(path), **arrays)
+    return Path(path)
 
 
 def load_knowledge(path: str | Path) -> TeacherKnowledge:

@@ -461,3 +461,9 @@ def selected_logits(config: StudentConfig, state: StudentState, task: StudentTas
         return state.best.value["logits"]
     proxy = selected_proxy(config, state, task.graph.num_nodes)
     return student_outputs(config, task, state.best.value["student"], proxy, None)[0]
+
+
+def last_logits(config: StudentConfig, state: StudentState, task: StudentTask) -> jax.Array:
+    """Logits of the newest student at the mean of its proxies; float [N, C]."""
+    proxy = _mean(state.params["proxy"])
+    return student_outputs(config, task, state.params["student"], proxy, None)[0]

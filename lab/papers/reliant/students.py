@@ -82,28 +82,35 @@ class PLP(nn.Module):
         config, num_steps = self.config, self.config.num_layers - 1
         attention, mixing, layers = self._parameters(features)
         links = links.replace(scale=None)
-        key = self.make_rng("dropout") if train else None
+        keys = jax.random.split(self.make_rng("dropout"), (num_steps, 3)) if train else None
+        # What does not depend on the labels is made first: in evaluation once, in training for
+        # each propagation with masks of its own. Masks and hidden units are made again for the
+        # gradient, which costs less than to keep them.
+        weights = self._of_every_step(
+            lambda key: self._source_weights(attention, features, key), keys, 0
+        )
+        branch = None
+        if layers:
+            branch = self._of_every_step(
+                lambda key: _mlp(layers, features, config.feat_drop, key), keys, 1
+            )
 
         def step(state, index):
-            keys = (
-                (None,) * 3 if key is None else jax.random.split(jax.random.fold_in(key, index), 3)
-            )
-            weights = self._source_weights(attention, features, keys[0])
-            spread = _attend(links, weights, state, config.attn_drop, keys[1])
-            if layers:
-                branch = _mlp(layers, features, config.feat_drop, keys[2])
-                spread = jax.nn.sigmoid(mixing) * spread + jax.nn.sigmoid(-mixing) * branch
+            at = jnp.where(train, index, 0)
+            key = keys[index, 2] if train else None
+            spread = _attend(links, weights[at], state, config.attn_drop, key)
+            if branch is not None:
+                share = jax.nn.sigmoid(mixing)
+                spread = share * spread + (1 - share) * branch[at]
             mixed = nn.relu(spread)
             state = jnp.where(is_train_node[:, None], start, mixed)
             return state, (mixed, state) if return_steps else None
 
-        # Recomputing a step in the gradient is cheaper than storing its hidden units and masks.
-        logits, steps = jax.lax.scan(jax.checkpoint(step), start, jnp.arange(num_steps))
+        logits, steps = jax.lax.scan(step, start, jnp.arange(num_steps))
         if not return_steps:
             return logits
-        weights = self._source_weights(attention, features, None)
-        total = propagate(links, weights)
-        ends = weights[links.senders, 0] / total[links.receivers, 0]
+        total = propagate(links, weights[0])
+        ends = weights[0, links.senders, 0] / total[links.receivers, 0]
         scores = self._scores(attention, features, None)
         return logits, {
             "scores": scores[:, 0],
@@ -112,6 +119,13 @@ class PLP(nn.Module):
             "mixed": steps[0],
             "states": steps[1],
         }
+
+    @staticmethod
+    def _of_every_step(make, keys, column):
+        """`make(key)` of each propagation, stacked; of one alone in evaluation."""
+        if keys is None:
+            return make(None)[None]
+        return jax.lax.map(jax.checkpoint(make), keys[:, column])
 
     def _parameters(self, features):
         config, (num_nodes, num_features) = self.config, features.shape

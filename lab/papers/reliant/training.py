@@ -26,6 +26,7 @@ from lab.papers.reliant.selection import Best, follow, nothing_yet
 from lab.papers.reliant.steps import (
     StudentState,
     init_student,
+    last_logits,
     make_epoch,
     make_task,
     selected_logits,
@@ -151,12 +152,14 @@ class StudentRuns:
 
     Attributes:
       logits: float [..., N, C] of the selected students at test time.
+      last_logits: float [..., N, C] of the students of the last epoch, in evaluation mode.
       best_epoch: int [...]; -1 where no epoch was finite.
       history: each metric [..., epochs]; `lab.train.whole.first_bad_step` tells of bad ones.
       states: the final states, the selected parameters in `states.best.value`.
     """
 
     logits: jax.Array
+    last_logits: jax.Array
     best_epoch: np.ndarray
     history: History
     states: StudentState
@@ -200,10 +203,10 @@ def train_students(
     in_turn = copies == "in_turn" or (copies == "auto" and jax.default_backend() == "cpu")
     chunk = chunk_epochs or config.max_epochs
     begin, run_chunk, finish, whole = _compiled_student(
-        config, chunk, in_turn, tuple(devices) if devices else None
+        _program_of(config), chunk, in_turn, tuple(devices) if devices else None
     )
     if checkpoints is None and chunk_epochs is None and on_chunk is None:
-        state, history, logits = whole(many, spread, task)
+        state, history, outputs = whole(many, spread, task)
     else:
         state, history = run_in_chunks(
             run_chunk,
@@ -214,14 +217,26 @@ def train_students(
             checkpoints=checkpoints,
             on_chunk=on_chunk,
         )
-        logits = finish(state, task)
+        outputs = finish(state, task)
     if alphas is not None:
         shape = (len(weights), len(keys))
-        state, history, logits = jax.tree.map(
-            lambda x: x.reshape(*shape, *x.shape[1:]), (state, history, logits)
+        state, history, outputs = jax.tree.map(
+            lambda x: x.reshape(*shape, *x.shape[1:]), (state, history, outputs)
         )
     history = {name: np.asarray(values) for name, values in history.items()}
-    return StudentRuns(logits, np.asarray(state.best.epoch), history, state)
+    return StudentRuns(*outputs, np.asarray(state.best.epoch), history, state)
+
+
+def _program_of(config: StudentConfig) -> StudentConfig:
+    """The config without what only changes the data, so that variants share a compiled program.
+
+    Which nodes and labels the bias compares stands in the task; the weight is an argument.
+    """
+    same = {"eo_labels": "official", "fairness_nodes": "official"}
+    if config.fairness.metric != "none":
+        same["metric"] = "sp"
+    fairness = dataclasses.replace(config.fairness, **same)
+    return dataclasses.replace(config, fairness=fairness, alpha=0.0)
 
 
 @functools.cache
@@ -235,7 +250,7 @@ def _compiled_student(config: StudentConfig, chunk_epochs: int, in_turn: bool, d
         return run(step, state, task, chunk_epochs, last_step)
 
     def finish(state, task):
-        return selected_logits(config, state, task)
+        return selected_logits(config, state, task), last_logits(config, state, task)
 
     def whole(key, alpha, task):
         state, history = run(step, begin(key, alpha, task), task, config.max_epochs)
