@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from lab.errors import require
 from lab.nn import drop_path
 from lab.nn.attention import Implementation, attend, check_heads
+from lab.nn.linear import dot_rows
 
 KINDS = ("q", "k", "v", "attn", "attn_res", "ffn", "block")
 Wanted = Mapping[int, frozenset[str]]
@@ -111,7 +112,10 @@ class Block(nn.Module):
         config, width = self.config, self.config.width
         dtype = jnp.dtype(config.dtype)
         dense = functools.partial(
-            nn.Dense, dtype=dtype, kernel_init=nn.initializers.xavier_uniform()
+            nn.Dense,
+            dtype=dtype,
+            kernel_init=nn.initializers.xavier_uniform(),
+            dot_general=dot_rows,
         )
         norm = functools.partial(
             nn.LayerNorm, epsilon=config.norm_epsilon, dtype=dtype, use_fast_variance=False

@@ -97,7 +97,8 @@ def distillation_loss_fn(
     axis_name: str | None = None,
 ) -> LossFn:
     """The loss of distillation; teacher variables are `model_state["teacher"]`, or
-    `batch["teacher"]` where vmapped copies share one.
+    `batch["teacher"]` where vmapped copies share one. A batch that holds the "targets" of
+    `teacher_outputs` needs no teacher: what copies of a student have in common is made once.
 
     Both networks see "images"; the teacher "teacher_images" where the batch has them (the student's
     are then a colour-jittered copy). Metrics: each term.
@@ -112,14 +113,16 @@ def distillation_loss_fn(
         if config.mask_ratio:
             noise = masking_noise(split(keys, 0), student.encoder.num_patches)
             masking = random_masking(noise, config.mask_ratio)
-        targets = teacher_outputs(
-            config,
-            teacher,
-            batch["teacher"] if "teacher" in batch else model_state["teacher"],
-            batch.get("teacher_images", images),
-            masking,
-            branch_noise(split(keys, 2), teacher),
-        )
+        targets = batch.get("targets")
+        if targets is None:
+            targets = teacher_outputs(
+                config,
+                teacher,
+                batch["teacher"] if "teacher" in batch else model_state["teacher"],
+                batch.get("teacher_images", images),
+                masking,
+                branch_noise(split(keys, 2), teacher),
+            )
         out = Student(student).apply(
             {"params": params, "constants": model_state.get("constants", {})},
             images,
