@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import jax
@@ -21,17 +22,7 @@ from lab.report import Run
 from lab.train.devices import largest_over_processes, start_distributed
 
 USAGE = "--coordinator host:port --num-processes N --process-id i (or --coordinator auto)"
-_SIGNS_OF_LOSS = (
-    "Gloo",
-    "Connection reset",
-    "Connection closed",
-    "Broken pipe",
-    "DEADLINE_EXCEEDED",
-    "UNAVAILABLE",
-    "coordination",
-    "heartbeat",
-    "NCCL",
-)
+_SIGNS_OF_LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "coordination service")
 _shared_runs: list[Path] = []
 
 
@@ -46,23 +37,40 @@ def paper_main(name: str, args: list[str] | None = None) -> int:
     options, rest = _taken_apart(arguments)
     if not options:
         return command.paper_main(name, rest)
-    code = 3
-    try:
-        code = command.guarded(lambda: _join(options), rest) or _run(name, rest)
-    except RuntimeError as error:  # what jax raises when a collective loses its other end
-        if "--debug" in rest or not _is_loss(error):
-            raise
-        place = f"process {jax.process_index()} of {jax.process_count()}"
-        print(
-            f"error: {place}: another process of this run has gone, or cannot be reached; start "
-            "all of them again with --resume to go on from the last checkpoint",
-            file=sys.stderr,
-        )
+    code = _run_joined(name, options, rest)
     if code:
         # The others are waiting for this process; leaving by sys.exit would wait for them.
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _run_joined(name: str, options: dict[str, str], rest: list[str]) -> int:
+    try:
+        return command.guarded(lambda: _join(options), rest) or _run(name, rest)
+    except (RuntimeError, ValueError) as error:
+        if "--debug" in rest or not _is_loss(error):
+            traceback.print_exc()
+            return 1
+        reason = str(error).split("[")[0].strip(" :\n")
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()}: another process of "
+            "this run has gone, or cannot be reached; start all of them again with --resume to go "
+            f"on from the last checkpoint ({reason})",
+            file=sys.stderr,
+        )
+        return 3
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether an error is that of a collective that has lost its other end.
+
+    jax raises a RuntimeError of its own or, where the call itself fails, a ValueError.
+    """
+    return any(sign in str(error) for sign in _SIGNS_OF_LOSS)
 
 
 def checkpoints_of(run: Run) -> Path:
@@ -146,7 +154,3 @@ def _runs_dir(rest: list[str]) -> Path:
         if name.replace("_", "-") == "--runs-dir":
             found = value if equals else rest[position + 1]
     return Path(found).absolute()
-
-
-def _is_loss(error: RuntimeError) -> bool:
-    return any(sign in str(error) for sign in _SIGNS_OF_LOSS)
