@@ -191,7 +191,7 @@ class Prompts:
     mask: jax.Array
 
 
-def left_padded(prompts: Sequence[str], tokenizer: Tokenizer, *, multiple: int = 32) -> Prompts:
+def left_padded(prompts: Sequence[str], tokenizer: Tokenizer, *, multiple: int = 16) -> Prompts:
     """Encodes prompts into one batch whose width is a multiple, so that few shapes occur."""
     require(len(prompts) > 0, "there are no prompts")
     encoded = [tokenizer.encode(prompt) for prompt in prompts]

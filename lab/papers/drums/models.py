@@ -88,8 +88,8 @@ def save_model(model: DrumModel, path: str | Path) -> Path:
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: np.ascontiguousarray(x, np.float32) for name, x in arrays.items()}
-    save_safetensors(contiguous, path, metadata={_DESCRIPTION: json.dumps(described)})
+    single = {name: np.asarray(x, np.float32) for name, x in arrays.items()}
+    save_safetensors(path, single, metadata={_DESCRIPTION: json.dumps(described)})
     return path
 
 
