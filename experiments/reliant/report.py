@@ -115,12 +115,17 @@ def _groups(study: Study, cells: list[Cell], rule: str) -> Table:
     return Table(f"{cells[0].dataset}: by group", (*columns, "counts"), rows, note)
 
 
+def _name(cell: Cell) -> str:
+    parts = (cell.dataset, cell.framework.upper(), cell.teacher.upper(), cell.method)
+    return " ".join(part for part in parts if part)
+
+
 def _warnings(study: Study) -> list[str]:
     """What a reader must know of runs that look better than they are."""
     notes = []
     for cell in study.cells:
         rule = RULES.get(cell.dataset, "selected")
-        scores, name = cell.scores[rule], f"{cell.dataset} {cell.framework} {cell.method}"
+        scores, name = cell.scores[rule], _name(cell)
         if scores["collapsed"].any():
             count = int(scores["collapsed"].sum())
             notes.append(
