@@ -46,12 +46,14 @@ def study_result(config: Config, run: Any) -> Result:
     if wants_shapes_only(config):
         return fullscale.shapes_result(config, run)
     findings = measure(config, run)
+    # The first process shows what all have measured.
+    figures = pictures.all_pictures(config, findings, run) if hosts.is_first() else []
     return Result(
         TITLE,
         SUMMARY,
         claims=report.all_claims(config, findings),
         tables=report.all_tables(config, findings),
-        figures=pictures.all_pictures(config, findings, run),
+        figures=figures,
         notes=report.notes(config),
     )
 
@@ -112,9 +114,9 @@ def rivals(names: Iterable[str], **dacfl_options: Any) -> tuple[tuple[str, dacfl
     )
 
 
-def grid_cell(config: Config, dataset: str, partition: str, network: str, **changes) -> Cell:
-    """A cell of the grid; `changes` replace fields of the cell."""
-    cell = Cell(
+def grid_cell(config: Config, dataset: str, partition: str, network: str) -> Cell:
+    """A cell of the grid."""
+    return Cell(
         name=f"{dataset}-{partition}-{network}",
         dataset=dataset,
         partition=dacfl.PartitionConfig(partition),
@@ -128,7 +130,6 @@ def grid_cell(config: Config, dataset: str, partition: str, network: str, **chan
         repeats=config.repeats,
         seed=config.seed,
     )
-    return dataclasses.replace(cell, **changes)
 
 
 def _extra(
@@ -139,10 +140,10 @@ def _extra(
     **changes: Any,
 ) -> Cell:
     """A cell beside the grid: the first data set, shards, DACFL and CDSGD unless said otherwise."""
-    given = {"repeats": config.extras.repeats, "algorithms": rivals(("dacfl", "cdsgd"))}
-    cell = grid_cell(config, config.datasets[0], "shards", network, **given | changes)
+    cell = grid_cell(config, config.datasets[0], "shards", network)
     changed = dataclasses.replace(cell.network, **network_changes or {})
-    return dataclasses.replace(cell, name=name, network=changed)
+    given = {"repeats": config.extras.repeats, "algorithms": rivals(("dacfl", "cdsgd"))}
+    return dataclasses.replace(cell, name=name, network=changed, **given | changes)
 
 
 def regime_cells(config: Config) -> list[tuple[str, Cell]]:
