@@ -44,7 +44,7 @@ class Findings:
 def study_result(config: Config, run) -> Result:
     """Measures everything (what a killed run had measured is kept), then judges it."""
     findings = measure(config, run)
-    methods = [m for m in methods_of(config) if m != "scratch"]
+    methods = [m for m in methods_of(config, config.datasets[0]) if m != "scratch"]
     figures = [
         pictures.score_picture(config, run, findings.cells, methods),
         pictures.partition_picture(config, run),
@@ -68,9 +68,10 @@ def study_result(config: Config, run) -> Result:
     )
 
 
-def methods_of(config: Config) -> list[str]:
-    """Columns of the tables."""
-    released = ["bekm_released"] if config.official_bekm and "bekm" in config.methods else []
+def methods_of(config: Config, name: str) -> list[str]:
+    """The partitions of a data set; the released BEKM is shown on the first one only."""
+    shows_released = config.official_bekm and "bekm" in config.methods
+    released = ["bekm_released"] if shows_released and name == config.datasets[0] else []
     return ["scratch", *config.methods, *released]
 
 
@@ -84,8 +85,7 @@ def models_of(config: Config, name: str, data_dir) -> tuple[str, ...]:
 def measure(config: Config, run) -> Findings:
     """Every cell, time and sweep; each is a part that a resumed run need not measure again."""
     names = [(n, m) for n in config.datasets for m in models_of(config, n, run.data_dir)]
-    methods = methods_of(config)
-    total = len(names) * (len(methods) + 1) + len(SWEEPS) + 1
+    total = sum(len(methods_of(config, n)) + 1 for n, _ in names) + len(SWEEPS) + 1
     cells, times = {}, {}
     with run.progress("graph_unlearning", total) as task:
 
@@ -97,7 +97,7 @@ def measure(config: Config, run) -> Findings:
 
         for name, model in names:
             args = (config, name, model)
-            for method in methods:
+            for method in methods_of(config, name):
                 cells[name, model, method] = part(
                     f"{name}-{model}-{method}",
                     lambda args=args, method=method: measure_cell(*args, method, run.data_dir),
