@@ -73,15 +73,14 @@ def test_an_unknown_teacher_is_refused():
 
 
 def plp(config, links, features, start, mask, key=None, params=None):
-    module = PLP(config, 2)
+    """(logits, parameters) of label propagation, in train mode where there is a key."""
+    module, args = PLP(config, 2), (links, features, start, mask)
     if params is None:
-        args = (links, features, start, mask)
-        params = module.init(jax.random.key(0), *args, train=False)["params"]
+        params = jax.jit(lambda: module.init(jax.random.key(0), *args, train=False))()["params"]
     train = key is not None
     rngs = {"dropout": key} if train else {}
-    return module.apply(
-        {"params": params}, links, features, start, mask, train=train, rngs=rngs
-    ), params
+    call = jax.jit(lambda p: module.apply({"params": p}, *args, train=train, rngs=rngs))
+    return call(params), params
 
 
 def test_label_propagation_leaves_train_rows_at_their_label_and_isolated_nodes_finite():

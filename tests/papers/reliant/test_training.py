@@ -11,8 +11,8 @@ import pytest
 from lab.errors import InvalidInputError
 from lab.papers.reliant import (
     RELIANT,
-    VANILLA,
     PLPConfig,
+    SGCConfig,
     StudentConfig,
     TeacherConfig,
     evaluate,
@@ -25,14 +25,14 @@ from lab.train.checkpoints import Checkpoints
 from lab.train.whole import first_bad_step
 from tests.papers.reliant.graphs import small_graph, small_teacher
 
-SHAPE = PLPConfig(3, emb_dim=4, feat_drop=0.1)
-CPF = StudentConfig("cpf", RELIANT, plp=SHAPE, max_epochs=12, learning_rate=0.05)
+# Plain distillation compiles fastest, and runs are alike in every framework.
+KD = StudentConfig("kd", RELIANT, sgc=SGCConfig(4), max_epochs=12, learning_rate=0.05)
 
 
 @functools.cache
 def sweep(copies="in_turn"):
     keys = seed_keys([0, 1])
-    return train_students(CPF, small_graph(), small_teacher(), keys, [0.0, 50.0], copies=copies)
+    return train_students(KD, small_graph(), small_teacher(), keys, [0.0, 50.0], copies=copies)
 
 
 def test_a_sweep_has_an_axis_of_weights_and_one_of_seeds():
@@ -43,16 +43,17 @@ def test_a_sweep_has_an_axis_of_weights_and_one_of_seeds():
     np.testing.assert_array_equal(runs.states.alpha, [[0, 0], [50, 50]])
 
 
-def test_each_copy_is_what_it_is_alone():
-    alone = train_students(
-        CPF, small_graph(), small_teacher(), seed_keys([1]), [50.0], copies="in_turn"
-    )
-    np.testing.assert_array_equal(alone.logits[0, 0], sweep().logits[1, 1])
+def test_each_copy_is_what_it_is_among_others():
+    args = (KD, small_graph(), small_teacher())
+    same = train_students(*args, seed_keys([1, 1]), [50.0, 50.0], copies="in_turn")
+    for weight in range(2):
+        for seed in range(2):
+            np.testing.assert_array_equal(same.logits[weight, seed], sweep().logits[1, 1])
     np.testing.assert_allclose(sweep("together").logits, sweep().logits, atol=2e-4)
 
 
 def test_a_run_in_chunks_killed_and_resumed_is_the_whole_run(tmp_path):
-    args = (CPF, small_graph(), small_teacher(), seed_keys([0, 1]), [0.0, 50.0])
+    args = (KD, small_graph(), small_teacher(), seed_keys([0, 1]), [0.0, 50.0])
 
     class Killed(Exception):
         pass
@@ -79,7 +80,7 @@ def test_a_run_in_chunks_killed_and_resumed_is_the_whole_run(tmp_path):
 def test_variants_that_differ_in_data_alone_share_a_program():
     before = _cached_programs()
     fairness = dataclasses.replace(RELIANT, metric="eo", fairness_nodes="all")
-    config = dataclasses.replace(CPF, fairness=fairness)
+    config = dataclasses.replace(KD, fairness=fairness)
     train_students(
         config, small_graph(), small_teacher(), seed_keys([0, 1]), [0.0, 50.0], copies="in_turn"
     )
@@ -92,9 +93,18 @@ def _cached_programs():
     return _compiled_student.cache_info().currsize
 
 
-def test_the_penalty_makes_students_fairer():
+@pytest.mark.parametrize("framework", ["cpf", "akd"])
+def test_the_penalty_makes_students_fairer(framework):
     graph = small_graph()
-    config = dataclasses.replace(CPF, max_epochs=60, select_by="last")
+    config = StudentConfig(
+        framework,
+        RELIANT,
+        plp=PLPConfig(3, emb_dim=4, feat_drop=0.1),
+        max_epochs=80,
+        learning_rate=0.05 if framework == "cpf" else 0.01,
+        select_by="last",
+        patience=80,
+    )
     runs = train_students(
         config, graph, small_teacher(), seed_keys(range(3)), [0.0, 100.0], copies="in_turn"
     )
@@ -104,7 +114,7 @@ def test_the_penalty_makes_students_fairer():
 
 
 def test_a_student_stops_when_patience_runs_out_and_keeps_its_best():
-    config = dataclasses.replace(CPF, fairness=VANILLA, patience=2, max_epochs=40)
+    config = dataclasses.replace(KD, patience=2, max_epochs=40, select_by="val_accuracy")
     runs = train_students(config, small_graph(), small_teacher(), seed_keys([0]))
     running = runs.history["running"][0]
     last = int(running.sum())
@@ -117,7 +127,7 @@ def test_a_student_stops_when_patience_runs_out_and_keeps_its_best():
 
 def test_a_copy_that_turns_non_finite_leaves_the_others_running():
     runs = train_students(
-        CPF,
+        KD,
         small_graph(),
         small_teacher(),
         seed_keys([0, 1]),
@@ -132,7 +142,7 @@ def test_a_copy_that_turns_non_finite_leaves_the_others_running():
 
 
 def test_arguments_that_do_not_fit_are_refused():
-    args = (CPF, small_graph(), small_teacher())
+    args = (KD, small_graph(), small_teacher())
     with pytest.raises(InvalidInputError, match="typed key"):
         train_students(*args, jnp.zeros((2, 2), jnp.uint32))
     with pytest.raises(InvalidInputError, match=r"\[seeds\]"):
@@ -145,12 +155,11 @@ def test_arguments_that_do_not_fit_are_refused():
 
 def test_teachers_learn_and_each_key_has_its_own():
     graph = small_graph()
-    config = TeacherConfig("gcn", hidden_dim=8, dropout_rate=0.2, max_epochs=60)
+    config = TeacherConfig("gcn", num_layers=2, hidden_dim=8, dropout_rate=0.2, max_epochs=60)
     taught = teach(config, graph, seed_keys([0, 1]))
-    alone = teach(config, graph, jax.random.key(1))
-    np.testing.assert_allclose(
-        taught.knowledge.log_probs[1], alone.knowledge.log_probs, rtol=1e-5, atol=1e-6
-    )
+    alone = teach(config, graph, seed_keys([1, 1]))
+    alone = jax.tree.map(lambda x: x[0], alone)
+    np.testing.assert_array_equal(taught.knowledge.log_probs[1], alone.knowledge.log_probs)
     assert not np.array_equal(*taught.knowledge.log_probs)
     scores = evaluate(alone.knowledge.log_probs, graph, ~graph.train_mask)
     assert scores.accuracy > scores.majority
