@@ -32,7 +32,7 @@ from lab.papers.drums.losses import prompt_weighted_loss
 from lab.papers.drums.markov import fit_lines
 from lab.papers.drums.midi import Performance, read_midi
 from lab.papers.drums.midi_writing import write_midi, write_official_midi
-from lab.papers.drums.models import DrumModel, open_model, save_model
+from lab.papers.drums.model_files import DrumModel, open_model, save_model
 from lab.papers.drums.notation import drumroll_of, parse_drumroll, piano_roll_text, prompt_of
 from lab.papers.drums.rows import Row, make_row, read_rows, save_rows
 from lab.papers.drums.statistics import hit_density, onset_f1, pattern_distance, validity

@@ -15,7 +15,7 @@ from lab.nn.sampling import Sampling, sampling
 from lab.papers.drums.data import check_ids, left_padded
 from lab.papers.drums.grammar import START, grammar, longest
 from lab.papers.drums.grid import Groove
-from lab.papers.drums.models import DrumModel
+from lab.papers.drums.model_files import DrumModel
 from lab.papers.drums.notation import (
     END,
     MEASURE,
