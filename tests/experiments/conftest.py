@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import os
-import signal
 import subprocess
 import sys
 
@@ -66,8 +65,6 @@ def launch(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A shell's background job ignores SIGINT, and its children would too.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     return start

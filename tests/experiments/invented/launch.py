@@ -1,9 +1,12 @@
 """`python launch.py experiments ...` is `python -m experiments ...` where only counting exists."""
 
 import runpy
+import signal
 import sys
 from pathlib import Path
 
+# A background job of a shell ignores interrupts, and so would what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 here = Path(__file__).resolve().parent
 sys.path[0] = str(here.parents[2])
 
