@@ -117,7 +117,7 @@ class Config:
     """Training pieces of the library; an eighth as many are held out, twice."""
     scratch: Scratch = dataclasses.field(default_factory=Scratch)
     """The model that is measured most closely."""
-    small: Scratch | None = dataclasses.field(
+    small: Scratch = dataclasses.field(
         default_factory=lambda: Scratch(width=64, num_layers=2, epochs=4)
     )
     """A smaller one, for the question of size, and for ablations."""
@@ -125,10 +125,12 @@ class Config:
     """Train the smaller one on less data, and with other prompt weights."""
     temperatures: tuple[float, ...] = (0.0, 0.5, 0.7, 0.9, 1.1)
     """Temperatures of the compositions; 0 is greedy."""
-    transfer: Transfer | None = dataclasses.field(default_factory=Transfer)
+    transfer: Transfer = dataclasses.field(default_factory=Transfer)
     """Language-to-music transfer of a small model; needs the English texts."""
-    pretrained: Pretrained | None = dataclasses.field(default_factory=Pretrained)
+    pretrained: Pretrained = dataclasses.field(default_factory=Pretrained)
     """Language-to-music transfer of SmolLM2; left out where its weights are not fetched."""
+    parts: tuple[str, ...] = ("small", "transfer", "pretrained", "speed")
+    """What is done beside the model from random weights; speed is that of SmolLM2."""
     samples: int = 1000
     """Grooves drawn to count how many have exactly the asked bars."""
     sample_bars: int = 8
@@ -149,11 +151,8 @@ PRESETS = {
     "quick": Config(
         corpus="library",
         scratch=Scratch(width=64, num_layers=2, epochs=12, learning_rate=3e-3, repeats=1),
-        small=None,
-        ablations=False,
+        parts=(),
         temperatures=(0.0, 0.9),
-        transfer=None,
-        pretrained=None,
         samples=64,
         grids=(),
     ),

@@ -170,6 +170,7 @@ def piece_metrics(composed: list[list[str]], pieces: Pieces) -> dict:
         "onset_f1": _mean([drums.onset_f1(a[32:], b[32:]) for a, b in pairs]),
         "diversity": _mean([drums.pattern_distance(grid) for grid in grids]),
         "stabilities": [values.tolist() for values in metrics.stabilities],
+        "histogram_train": copying(composed, pieces.lines["train"]).histogram(),
     }
 
 

@@ -24,7 +24,7 @@ def piano_roll(run, grooves: Mapping[str, np.ndarray], prompt_steps: int):
         ax.set_xlim(0, len(hits))
         ax.set_ylim(-0.6, len(_ORDER) - 0.4)
         bars = np.arange(0, len(hits) + 1, MEASURE)
-        ax.set_xticks(bars, [str(i + 1) for i in range(len(bars))])
+        ax.set_xticks(bars, [*map(str, range(1, len(bars))), ""])
         ax.set_xticks(np.arange(0, len(hits) + 1, 4), minor=True)
         ax.grid(axis="y", visible=False)
         figures.label(ax, title=name)
@@ -51,7 +51,9 @@ def stability_lines(run, systems: Mapping[str, Sequence[Sequence[float]]]):
             means = _means_by_measure(systems[name])
             right.plot(np.arange(2, len(means) + 2), means, marker=marker, color=_colour(i))
         left.set_ylim(-1, 50)
-        left.legend(ncols=2, fontsize=7.5)
+        fig.legend(loc="outside lower center", ncols=len(names))
+        for ax in (left, right):
+            ax.set_xticks(range(2, 16, 2))
     figures.label(left, title="One piece", x="measure", y="edit distance to a neighbour")
     figures.label(right, title="Mean of all pieces", x="measure")
     return run.figure(

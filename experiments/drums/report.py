@@ -261,6 +261,8 @@ def figures_of(run: Run, study: Study, pieces: Pieces) -> list:
             pictures.training_lines(run, "transfer", study.transfer["steps"], series, "step")
         )
     histograms = {name: row["histogram_train"] for name, row in study.copying.items()}
+    if TEMPERATURE in sweep:
+        histograms["model"] = sweep[TEMPERATURE][0]["histogram_train"]
     found.append(pictures.occurrence_bars(run, histograms, "training"))
     if study.codec:
         found.append(pictures.codec_lines(run, study.codec["grids"]))
@@ -274,9 +276,11 @@ def notes_of(config: Config, study: Study) -> list[str]:
         f"{len(study.scratch['examples'])} grooves as MIDI, WAV and text are in the run's folder "
         "`grooves`; the model is in `model.safetensors`: `python -m experiments.drums generate`.",
     ]
+    if config.corpus == "library":
+        notes.append("Here `human` stands for the pieces of our own library, not for drummers.")
     if study.transfer and "missing" in study.transfer:
         notes.append(f"No small transfer experiment: {study.transfer['missing']}")
-    if config.pretrained is not None and not study.pretrained:
+    if "pretrained" in config.parts and not study.pretrained:
         notes.append("SmolLM2 is not here: python -m experiments data --fetch smollm2")
     return notes
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.drums import Config, decoding, facts, scratch, smollm2, transfer
 from experiments.drums.corpora import Pieces, kept
-from lab.errors import DatasetNotFoundError
+from lab.errors import DatasetNotFoundError, require
 from lab.papers import drums
 from lab.report import Run
 
@@ -33,6 +33,9 @@ class Study:
 
 def measure(config: Config, run: Run, pieces: Pieces) -> Study:
     """Measures every part that the configuration asks for and the machine has data for."""
+    known = ("small", "transfer", "pretrained", "speed")
+    strange = set(config.parts) - set(known)
+    require(not strange, f"parts are {config.parts}; accepted: {', '.join(known)}")
     parts: dict[str, Any] = {}
     if pieces.corpus is not None:
         parts["texts"] = kept(run, "texts", lambda: facts.text_facts(pieces))
@@ -44,12 +47,11 @@ def measure(config: Config, run: Run, pieces: Pieces) -> Study:
     parts["copying"] = kept(run, "copying", lambda: facts.copying_facts(systems, pieces))
     parts["markov"] = kept(run, "markov", lambda: facts.markov_facts(pieces))
     parts["scratch"] = kept(run, "scratch", lambda: _scratch(config, run, pieces))
-    if config.small is not None:
+    if "small" in config.parts:
         parts["small"] = kept(run, "small", lambda: _small(config, run, pieces))
-    if config.transfer is not None:
+    if "transfer" in config.parts:
         parts["transfer"] = kept(run, "transfer", lambda: _transfer(config, run, pieces))
-    if config.pretrained is not None:
-        parts |= _pretrained(config, run, pieces)
+    parts |= _pretrained(config, run, pieces)
     return Study(**{name: part or None for name, part in parts.items()})
 
 
@@ -130,5 +132,5 @@ def _pretrained(config: Config, run: Run, pieces: Pieces) -> dict[str, dict | No
     def time_decoding():
         return {} if opened() is None else decoding.decoding_speed(model, setup, pieces.prompts)
 
-    speed = kept(run, "speed", time_decoding)
-    return {"speed": speed, "pretrained": kept(run, "pretrained", tune)}
+    measures = {"speed": time_decoding, "pretrained": tune}
+    return {name: kept(run, name, f) for name, f in measures.items() if name in config.parts}

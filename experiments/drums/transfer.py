@@ -138,7 +138,7 @@ def _compositions(tuned: Trained, copies: int, pieces: Pieces, seed: int) -> lis
         for temperature in (0.7, 1.0):
             lines = compose_measures(composer, pieces, WINDOW_MEASURES, temperature, seed + copy)
             metrics = piece_metrics(lines, pieces)
-            metrics.pop("stabilities")
+            metrics = {k: v for k, v in metrics.items() if isinstance(v, float)}
             row[str(temperature)] = metrics
         found.append(row)
     return found
