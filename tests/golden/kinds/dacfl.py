@@ -166,21 +166,39 @@ def classifier(entry):
 
 
 @functools.cache
-def whole_run(config_text):
-    """Compiled `(state, inputs of every round) -> (state, metrics of every round)`."""
+def compiled_round(config_text):
+    """A round, compiled once for all numbers of rounds."""
     config = json.loads(config_text)
-    options = {"momentum": config["momentum"], "reset_every": config["reset_every"]}
     round_fn = rounds.make_round(
-        algorithms.algorithm(config["algorithm"], gradient_at=config["gradient_at"], **options),
+        algorithm_of(config),
         loss_of(model_config(config["model"])),
         drop_mode=config["drop_mode"],
         diagnose=True,
     )
-    return jax.jit(lambda state, inputs: jax.lax.scan(round_fn, state, inputs))
+    return jax.jit(round_fn)
+
+
+@functools.cache
+def compiled_start(model):
+    loss_fn = loss_of(model)
+    return jax.jit(lambda state, batches: rounds.start_tracking(state, loss_fn, batches))
+
+
+def algorithm_of(config):
+    names = ("gradient_at", "momentum", "reset_every")
+    return algorithms.algorithm(config["algorithm"], **{name: config[name] for name in names})
+
+
+def run_rounds(round_fn, state, inputs, num_rounds):
+    history = []
+    for t in range(num_rounds):
+        state, metrics_of_round = round_fn(state, jax.tree.map(lambda x, t=t: x[t], inputs))
+        history.append(metrics_of_round)
+    return state, {name: np.stack([m[name] for m in history]) for name in history[0]}
 
 
 def round_inputs(entry, examples):
-    """The inputs of all rounds, leading axis T, and the network (None without one)."""
+    """Numpy inputs of all rounds, leading axis T, and the network (None without one)."""
     config, arrays = entry.config, entry.arrays
     num_rounds, offset = config["rounds"], int(config["algorithm"] == "dsgt")
     rate = schedules.LearningRate(config["lr0"], config["decay"], config["decay_every"])
@@ -196,14 +214,16 @@ def round_inputs(entry, examples):
             num_rounds=num_rounds,
             failures=failures.FailureConfig(mode=config["drop_mode"], repair=config["repair"]),
         )
-        weights = jnp.asarray(network.repaired_matrices(net, num_rounds))
-    counts = jnp.asarray(arrays.get("input/counts", np.ones(config["num_users"], np.int32)))
+        weights = network.repaired_matrices(net, num_rounds)
+    num_users = config["num_users"]
+    counts = np.asarray(arrays.get("input/counts", np.ones(num_users, np.int32)), np.float32)
+    everybody = np.ones((num_rounds, num_users), bool)
     inputs = rounds.RoundInputs(
-        batches=jax.tree.map(lambda x: jnp.asarray(x)[rows], examples),
+        batches=jax.tree.map(lambda x: x[rows], examples),
         weights=weights,
-        learning_rate=schedules.learning_rate_at(rate, jnp.arange(num_rounds)),
-        active=None if active is None else jnp.asarray(active),
-        counts=jnp.broadcast_to(counts, (num_rounds, *counts.shape)),
+        learning_rate=np.asarray(schedules.learning_rate_at(rate, jnp.arange(num_rounds))),
+        active=everybody if active is None else active,
+        counts=np.broadcast_to(counts, (num_rounds, num_users)),
     )
     return inputs, net
 
@@ -212,12 +232,7 @@ def federated_run(entry):
     config, arrays = entry.config, entry.arrays
     examples = {"inputs": arrays["input/x"], "labels": arrays["input/labels"]}
     inputs, net = round_inputs(entry, examples)
-    settings = dict(
-        gradient_at=config["gradient_at"],
-        momentum=config["momentum"],
-        reset_every=config["reset_every"],
-    )
-    algorithm = algorithms.algorithm(config["algorithm"], **settings)
+    algorithm = algorithm_of(config)
     state = rounds.init_state(
         algorithm,
         named(entry, "param/"),
@@ -227,12 +242,12 @@ def federated_run(entry):
     )
     computed = {}
     if config["algorithm"] == "dsgt":
-        first = jax.tree.map(lambda x: jnp.asarray(x)[arrays["input/batch_index"][0]], examples)
-        loss_fn = loss_of(model_config(config["model"]))
-        state, computed["loss0"] = rounds.start_tracking(state, loss_fn, first)
+        first = jax.tree.map(lambda x: x[arrays["input/batch_index"][0]], examples)
+        start = compiled_start(model_config(config["model"]))
+        state, computed["loss0"] = start(state, first)
     shape = ("algorithm", "model", "gradient_at", "momentum", "reset_every", "drop_mode")
-    run = whole_run(json.dumps({name: config[name] for name in shape}))
-    state, history = run(state, inputs)
+    round_fn = compiled_round(json.dumps({name: config[name] for name in shape}))
+    state, history = run_rounds(round_fn, state, inputs, config["rounds"])
     computed |= {"loss": history["user_loss"], "consensus_omega": history["consensus_omega"]}
     if net is not None:
         computed["sigma"] = mixing.sigma_of(network.repaired_matrices(net, config["rounds"]))
