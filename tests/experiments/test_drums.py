@@ -203,6 +203,7 @@ def test_annotations_are_tallied_when_given(finished, tmp_path):
     assert claim.verdict == "fails"
 
 
+@pytest.mark.slow
 def test_speed_counts_tokens_bytes_and_programs():
     config = DecoderConfig(vocab_size=67, context=352, width=16, num_layers=1, num_heads=2)
     model = library.DrumModel(
@@ -228,6 +229,7 @@ def test_results_are_plain_json(finished):
     assert np.isfinite([c["measured"]["mean"] for c in saved["claims"] if c["measured"]]).all()
 
 
+@pytest.mark.slow
 def test_small_transfer_runs_from_english_to_drums(finished, tmp_path, monkeypatch):
     import lab.data
     from experiments.drums import transfer
@@ -249,6 +251,7 @@ def test_small_transfer_runs_from_english_to_drums(finished, tmp_path, monkeypat
     assert found["metrics"][0]["0.7"]["measures"] == 4.0
 
 
+@pytest.mark.slow
 def test_a_pretrained_llama_is_tuned_in_three_ways(finished, tmp_path):
     from experiments.drums import smollm2
 

@@ -118,7 +118,11 @@ def test_the_prompt_of_a_groove_begins_where_it_sounds():
         prompt_of_groove(Groove(np.zeros((64, 6), bool)))
 
 
-@pytest.mark.parametrize("tokenizer", [LineTokenizer(), CharacterTokenizer(), LEARNED], ids=str)
+@pytest.mark.parametrize(
+    "tokenizer",
+    [LineTokenizer(), CharacterTokenizer(), LEARNED],
+    ids=["line", "character", "bytes"],
+)
 def test_models_survive_their_file(tokenizer, tmp_path):
     model = model_of(tokenizer)
     back = open_model(save_model(model, tmp_path / "sub" / "model.safetensors"))

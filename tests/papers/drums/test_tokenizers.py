@@ -24,7 +24,9 @@ LEARNED = train_bpe([row.prompt + row.completion for row in library_rows(6)], 30
 
 
 @pytest.mark.parametrize(
-    "tokenizer", [LineTokenizer(), CharacterTokenizer(), LEARNED.tokenizer()], ids=str
+    "tokenizer",
+    [LineTokenizer(), CharacterTokenizer(), LEARNED.tokenizer()],
+    ids=["line", "character", "bytes"],
 )
 def test_drum_texts_come_back(tokenizer):
     ids = tokenizer.encode(ROW.prompt) + tokenizer.encode(ROW.completion)
