@@ -18,10 +18,17 @@ COLUMNS = (
     "ΔSP",
     "ΔEO",
     "positive",
+    "flips",
+    "unstable",
     "epoch",
     "official accuracy / ΔSP / ΔEO",
 )
 SHOWN = ("accuracy", "f1", "auc", "delta_sp", "delta_eo", "positive_share")
+CHANGES = ("counterfactual", "instability")
+MEANING = (
+    "flips: predictions that change with the sensitive attribute; unstable: with N(0, 1) noise on "
+    "the features (both as they enter the network)."
+)
 
 
 def study_result(config: Config, run: Run) -> Result:
@@ -64,7 +71,8 @@ def _tables_of(study: Study, dataset: str) -> list[Table]:
         shown = [c for c in plain if c.method == "teacher" and c.teacher == teacher]
         rows = [_row(c, rule) for c in (*shown, *members)]
         title = f"{dataset}: {framework.upper()} with a {teacher.upper()} teacher"
-        note = f"{rule} epoch. Always saying the most frequent label has accuracy {majority:.4f}."
+        note = f"{rule} epoch. Always saying the most frequent label has accuracy {majority:.4f}. "
+        note += MEANING
         tables.append(Table(title, COLUMNS, rows, note))
     peers = [c for c in plain if c.method not in ("teacher",)]
     if peers:
@@ -82,6 +90,7 @@ def _row(cell: Cell, rule: str) -> list:
     if official and column is not None:
         told = " / ".join(f"{x:.4f}" for x in official[column])
     values = [Measurement.of(scores[name]) for name in SHOWN]
+    values += [Measurement.of(scores[n]) if n in scores else None for n in CHANGES]
     return [cell.method.replace("reliant", "RELIANT"), *values, epoch, told]
 
 

@@ -22,10 +22,12 @@ from lab.papers.reliant import (
     StudentConfig,
     TeacherConfig,
     TeacherKnowledge,
+    changed_predictions,
     evaluate_copies,
     hide_sensitive,
     knowledge,
     mask_correlated,
+    predict,
     prepare,
     seed_keys,
     sensitive_columns,
@@ -33,6 +35,7 @@ from lab.papers.reliant import (
     train_fairgnn,
     train_nifty,
     train_students,
+    with_features,
     without_edges,
 )
 from lab.papers.reliant.generated import biased_graph
@@ -100,7 +103,7 @@ def run_study(config: Config, run: Run) -> Study:
         dataset = _load(config, run, name)
         graphs[name] = graph = _prepare(config, dataset)
         notes += _sensitive_note(name, dataset, config)
-        bench = _Bench(config, run, name, graph)
+        bench = _Bench(config, run, name, graph, _changed_graphs(config, dataset, graph))
         is_extended = name in config.extended
         teachers = config.teachers if is_extended else config.teachers[:1]
         for number, teacher in enumerate(teachers):
@@ -150,6 +153,21 @@ def _prepare(config: Config, dataset) -> FairGraph:
     return prepare(dataset, features=kind)
 
 
+def _changed_graphs(config: Config, dataset, graph: FairGraph) -> dict[str, FairGraph]:
+    """Graphs on which no prediction should change: the attribute flipped (where it is a feature),
+    and N(0, 1) noise on all features."""
+    noise = jax.random.normal(jax.random.key(config.teacher_seed), graph.features.shape)
+    changed = {"instability": with_features(graph, graph.features + noise)}
+    column = _column_of_sensitive(dataset)
+    if column is not None:
+        flipped = dataset.features.copy()
+        values = flipped[:, column]
+        flipped[:, column] = values.min() + values.max() - values
+        other = _prepare(config, dataclasses.replace(dataset, features=flipped))
+        changed["counterfactual"] = with_features(graph, other.features)
+    return changed
+
+
 def _sensitive_note(name, dataset, config) -> list[str]:
     columns = sensitive_columns(dataset)
     if columns:
@@ -168,6 +186,7 @@ class _Bench:
     run: Run
     dataset: str
     graph: FairGraph
+    changed: dict[str, FairGraph]
 
     def teacher(self, architecture: str, graph: FairGraph | None = None, name: str = ""):
         """A taught teacher's knowledge, trained once."""
@@ -227,23 +246,15 @@ class _Bench:
             f"-{names[a]}" for a in alphas if names[a].startswith(("known", "without"))
         )
         found = self.train(title.replace(" ", "_"), student, taught, alphas, graph)
-        proxy = found.get("proxy")
-        return [
-            self._cell(
-                teacher,
-                framework,
-                names[alpha],
-                alpha,
-                found["selected"][i],
-                found["last"][i],
-                found["epochs"][i],
-                None if proxy is None else proxy[i],
-            )
-            for i, alpha in enumerate(alphas)
-        ]
+        cells = []
+        for i, alpha in enumerate(alphas):
+            found_here = {name: values[i] for name, values in found.items()}
+            cells.append(self._cell(teacher, framework, names[alpha], alpha, **found_here))
+        return cells
 
     def train(self, title, student: StudentConfig, taught, alphas, graph=None) -> dict:
         """Logits of both rules [alphas, seeds, N, C], selected epochs, the first seed's proxies."""
+        changed = self.changed if graph is None else {}
         graph = self.graph if graph is None else graph
         keys = seed_keys(self.config.seeds)
 
@@ -274,6 +285,9 @@ class _Bench:
                 "last": np.asarray(runs.last_logits),
                 "epochs": runs.best_epoch,
             }
+            for name, other in changed.items():
+                outputs = predict(student, other, taught, runs.states)
+                found[f"{name}/selected"], found[f"{name}/last"] = map(np.asarray, outputs)
             if runs.states.params["proxy"] is not None:
                 found["proxy"] = np.asarray(runs.states.params["proxy"])[:, 0]
             return found
@@ -290,11 +304,24 @@ class _Bench:
         return found
 
     def _cell(
-        self, teacher, framework, method, alpha, selected, last=None, epochs=None, proxy=None
+        self,
+        teacher,
+        framework,
+        method,
+        alpha,
+        selected,
+        last=None,
+        epochs=None,
+        proxy=None,
+        **more,
     ) -> Cell:
-        last = selected if last is None else last
-        logits = {"selected": selected, "last": last}
+        logits = {"selected": selected, "last": selected if last is None else last}
         scores = {rule: evaluate_copies(x, self.graph) for rule, x in logits.items()}
+        for name, others in more.items():  # "instability/last": logits of a changed graph
+            score, rule = name.split("/")
+            pairs = zip(logits[rule], others, strict=True)
+            changed = [changed_predictions(a, b, self.graph) for a, b in pairs]
+            scores[rule][score] = np.array(changed)
         epochs = np.full(len(selected), -1) if epochs is None else epochs
         means = {n: float(np.mean(v)) for n, v in scores["selected"].items() if n != "collapsed"}
         labels = {"dataset": self.dataset, "teacher": teacher, "framework": framework}
