@@ -1,5 +1,7 @@
 """Drawing tokens: filters against slow versions, frequencies, and the generating loop."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +16,8 @@ from lab.nn.generation import NEVER, Automaton, generate
 from lab.nn.sampling import draw, filtered, sampling
 
 CONFIG = DecoderConfig(vocab_size=13, context=40, width=16, num_layers=2, num_heads=2)
-PARAMS = jax.tree.map(lambda x: x * 8, init_params(CONFIG, jax.random.key(0)))
-IDS = jnp.array([[1, 2, 3], [0, 4, 5]])
-MASK = jnp.array([[True] * 3, [False, True, True]])
+IDS = np.array([[1, 2, 3], [0, 4, 5]])
+MASK = np.array([[True] * 3, [False, True, True]])
 keep = jax.jit(lambda logits, settings: jnp.isfinite(filtered(logits, settings)))
 
 
@@ -84,10 +85,16 @@ def test_settings_out_of_range_are_refused(option, value):
         sampling(2, **{option: value})
 
 
+@functools.cache
+def params():
+    init = jax.jit(lambda key: jax.tree.map(lambda x: x * 8, init_params(CONFIG, key)))
+    return init(jax.random.key(0))
+
+
 @jax.jit
-def logits_after(text, length):
+def logits_after(params, text, length):
     """Logits behind `length` tokens of a padded text: nothing is cached."""
-    return decoder.apply(CONFIG, PARAMS, text[None])[0, length - 1]
+    return decoder.apply(CONFIG, params, text[None])[0, length - 1]
 
 
 def greedy_anew(row, number, penalty=1.0):
@@ -96,7 +103,7 @@ def greedy_anew(row, number, penalty=1.0):
     start = len(text)
     for _ in range(number):
         padded = jnp.array(text + [0] * (16 - len(text)))
-        logits = np.array(logits_after(padded, len(text)))
+        logits = np.array(logits_after(params(), padded, len(text)))
         for token in set(text):
             logits[token] *= penalty if logits[token] < 0 else 1 / penalty
         text.append(int(np.argmax(logits)))
@@ -107,7 +114,7 @@ def run(**options):
     options = {"max_new_tokens": 9, "settings": sampling(2, temperature=0.0)} | options
     keys = jax.random.split(jax.random.key(1), 2)
     settings = options.pop("settings")
-    return generate(CONFIG, PARAMS, IDS, MASK, keys, settings, **options)
+    return generate(CONFIG, params(), IDS, MASK, keys, settings, **options)
 
 
 def test_greedy_loops_match_predicting_the_whole_text_anew_each_time():

@@ -1,6 +1,7 @@
 """Composing: exact bars, determinism, one program, models to files and back."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -29,28 +30,33 @@ def model_of(tokenizer, seed=0, **sizes):
     return DrumModel(config, init_params(config, jax.random.key(seed)), tokenizer)
 
 
-LINE = Composer(model_of(LineTokenizer()))
-BYTES = Composer(model_of(LEARNED), cache_step=128)
+@functools.cache
+def line_composer():
+    return Composer(model_of(LineTokenizer()))
 
 
 @pytest.mark.parametrize("meter", [(4, 4), (3, 4), (5, 4)])
 def test_grooves_have_exactly_the_asked_bars(meter):
-    grooves = compose_bars(LINE, PROMPTS, num_bars=4, meter=meter, bpm=92, temperature=1.5)
+    grooves = compose_bars(
+        line_composer(), PROMPTS, num_bars=4, meter=meter, bpm=92, temperature=1.5
+    )
     for prompt, made in zip(PROMPTS, grooves, strict=True):
         assert len(made.hits) == 4 * made.steps_per_bar
         given = parse_drumroll(prompt)[0]
         assert np.array_equal(made.hits[:32], given)
         assert made.meter == meter
     with pytest.raises(InvalidInputError, match="ask for more bars"):
-        compose_bars(LINE, PROMPTS, num_bars=2)
+        compose_bars(line_composer(), PROMPTS, num_bars=2)
     with pytest.raises(InvalidInputError, match="accepted: x/4"):
-        compose_bars(LINE, PROMPTS, num_bars=8, meter=(6, 8))
-    behind = compose_bars(LINE, PROMPTS, num_bars=1, with_prompt=False)
+        compose_bars(line_composer(), PROMPTS, num_bars=8, meter=(6, 8))
+    behind = compose_bars(line_composer(), PROMPTS, num_bars=1, with_prompt=False)
     assert len(behind[0].hits) == 16
 
 
 def test_byte_tokens_compose_in_the_grammar_too():
-    found = BYTES.compose(PROMPTS, num_steps=16, temperature=1.5, seeds=5)
+    found = Composer(model_of(LEARNED), cache_step=128).compose(
+        PROMPTS, num_steps=16, temperature=1.5, seeds=5
+    )
     for composition in found:
         hits, malformed = parse_drumroll(composition.text)
         assert composition.is_finished
@@ -59,22 +65,22 @@ def test_byte_tokens_compose_in_the_grammar_too():
 
 def test_the_same_seed_gives_the_same_groove_in_any_batch():
     seeds = [3, 4, 5]
-    together = LINE.compose(PROMPTS, num_steps=16, seeds=seeds, temperature=1.0)
-    again = LINE.compose(PROMPTS, num_steps=16, seeds=seeds, temperature=1.0)
-    alone = LINE.compose(PROMPTS[1:2], num_steps=16, seeds=[4], temperature=1.0)
-    other = LINE.compose(PROMPTS, num_steps=16, seeds=[6, 7, 8], temperature=1.0)
+    together = line_composer().compose(PROMPTS, num_steps=16, seeds=seeds, temperature=1.0)
+    again = line_composer().compose(PROMPTS, num_steps=16, seeds=seeds, temperature=1.0)
+    alone = line_composer().compose(PROMPTS[1:2], num_steps=16, seeds=[4], temperature=1.0)
+    other = line_composer().compose(PROMPTS, num_steps=16, seeds=[6, 7, 8], temperature=1.0)
     assert together == again
     assert alone[0].text == together[1].text
     assert together != other
     with pytest.raises(InvalidInputError, match="2 seeds for 3 prompts"):
-        LINE.compose(PROMPTS, num_steps=16, seeds=[1, 2])
+        line_composer().compose(PROMPTS, num_steps=16, seeds=[1, 2])
 
 
 def test_other_settings_and_weights_compile_nothing_anew():
-    LINE.compose(PROMPTS, num_steps=16, temperature=0.5)
+    line_composer().compose(PROMPTS, num_steps=16, temperature=0.5)
     programs = generate._cache_size()
     options = {"top_k": 5, "top_p": 0.9, "min_p": 0.01}
-    LINE.compose(PROMPTS, num_steps=16, temperature=[0.0, 1.0, 2.0], seeds=9, **options)
+    line_composer().compose(PROMPTS, num_steps=16, temperature=[0.0, 1.0, 2.0], seeds=9, **options)
     Composer(model_of(LineTokenizer(), seed=1)).compose(PROMPTS, num_steps=16)
     assert generate._cache_size() == programs
 
@@ -94,12 +100,12 @@ def test_a_piece_that_does_not_end_loses_its_partial_line():
 
 def test_prompts_are_checked_and_normalised():
     crlf = PROMPTS[0].replace("\n", "\r\n")
-    wanted = LINE.compose([PROMPTS[0]] * 3, num_steps=16, seeds=1)
-    assert LINE.compose([crlf] * 3, num_steps=16, seeds=1) == wanted
+    wanted = line_composer().compose([PROMPTS[0]] * 3, num_steps=16, seeds=1)
+    assert line_composer().compose([crlf] * 3, num_steps=16, seeds=1) == wanted
     with pytest.raises(InvalidInputError, match="whole measures of 16 lines, got 33"):
-        LINE.compose([PROMPTS[0] + "o-----\n"], num_steps=16)
+        line_composer().compose([PROMPTS[0] + "o-----\n"], num_steps=16)
     with pytest.raises(InvalidInputError, match="'play rock' is no line"):
-        LINE.compose(["play rock"], num_steps=16)
+        line_composer().compose(["play rock"], num_steps=16)
 
 
 def test_a_context_that_is_too_short_is_told_before_compiling():

@@ -39,8 +39,12 @@ CONFIG = DecoderConfig(
     ffn_width=24,
 )
 TEXTS = encode_rows(library_rows(8, num_bars=4), TOKENIZER)
-BATCH = {k: jnp.asarray(v) for k, v in padded(TEXTS, TOKENIZER.pad_id, length=72).items()}
-PARAMS = init_params(CONFIG, jax.random.key(0))
+BATCH = padded(TEXTS, TOKENIZER.pad_id, length=72)
+
+
+@pytest.fixture(scope="module", name="params")
+def initial_params():
+    return jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(0))
 
 
 def moved(before, after):
@@ -59,36 +63,36 @@ def moved(before, after):
     return found
 
 
-def test_training_lowers_the_loss_and_moves_everything():
+def test_training_lowers_the_loss_and_moves_everything(params):
     tx = optimizer(3e-3)
     step = jax.jit(fine_tuning(CONFIG, tx))
-    state, losses = begin(PARAMS, tx, jax.random.key(1)), []
+    state, losses = begin(params, tx, jax.random.key(1)), []
     for _ in range(12):
         state, metrics = step(state, BATCH)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0] - 0.5
-    changed = moved(PARAMS, state.params)
+    changed = moved(params, state.params)
     assert all(np.all(value) for value in changed.values())
     totals = evaluation(CONFIG)(state.params, BATCH)
     assert totals["lines"] == sum(t.num_lines for t in TEXTS)
     assert totals["tokens"] == sum(t.length - t.prompt_length for t in TEXTS)
 
 
-def test_frozen_blocks_and_embeddings_stay():
+def test_frozen_blocks_and_embeddings_stay(params):
     tx = optimizer(1e-2, num_layers=3, frozen_layers=2)
     step = jax.jit(fine_tuning(CONFIG, tx, frozen_layers=2))
-    state, _ = step(begin(PARAMS, tx, jax.random.key(1)), BATCH)
-    changed = moved(PARAMS, state.params)
+    state, _ = step(begin(params, tx, jax.random.key(1)), BATCH)
+    changed = moved(params, state.params)
     assert changed.pop("embed") is False
     assert changed.pop("norm/scale") is True
     assert all(value == [False, False, True] for value in changed.values())
 
 
-def test_the_gradient_of_trained_blocks_does_not_depend_on_freezing_others():
+def test_the_gradient_of_trained_blocks_does_not_depend_on_freezing_others(params):
     def gradient(frozen):
         loss = functools.partial(prompt_weighted_loss, CONFIG, frozen_layers=frozen)
-        gradient = jax.jit(jax.grad(lambda params: loss(params, {}, BATCH)[0]))
-        return gradient(PARAMS)["blocks"]["down"]["kernel"]
+        gradient = jax.jit(jax.grad(lambda p: loss(p, {}, BATCH)[0]))
+        return gradient(params)["blocks"]["down"]["kernel"]
 
     free, frozen = gradient(0), gradient(2)
     np.testing.assert_allclose(frozen[2], free[2], atol=1e-7)
@@ -96,33 +100,33 @@ def test_the_gradient_of_trained_blocks_does_not_depend_on_freezing_others():
 
 
 @pytest.mark.parametrize("parts", [("q", "v"), ("k", "proj")])
-def test_adapters_begin_at_the_model_and_move_their_own_columns_only(parts):
+def test_adapters_begin_at_the_model_and_move_their_own_columns_only(parts, params):
     lora = LoraConfig(rank=2, parts=parts)
     adapters = init_lora(CONFIG, lora, jax.random.key(2))
-    start = with_lora(CONFIG, lora, PARAMS, adapters)
-    assert not any(np.any(v) for v in moved(PARAMS, start).values())
+    start = with_lora(CONFIG, lora, params, adapters)
+    assert not any(np.any(v) for v in moved(params, start).values())
     tx = optimizer(1e-2, weight_decay=0.0)
     step = jax.jit(lora_tuning(CONFIG, lora, tx))
-    state = begin_lora(PARAMS, adapters, tx, jax.random.key(3))
+    state = begin_lora(params, adapters, tx, jax.random.key(3))
     for _ in range(2):
         state, metrics = step(state, BATCH)
     assert np.isfinite(metrics["loss"])
-    merged = with_lora(CONFIG, lora, PARAMS, state.params)
-    kernel = np.asarray(merged["blocks"]["qkv"]["kernel"] != PARAMS["blocks"]["qkv"]["kernel"])
+    merged = with_lora(CONFIG, lora, params, state.params)
+    kernel = np.asarray(merged["blocks"]["qkv"]["kernel"] != params["blocks"]["qkv"]["kernel"])
     columns = dict(zip("qkv", np.split(kernel, np.cumsum(CONFIG.qkv_widths)[:2], -1), strict=True))
     assert {part for part, c in columns.items() if c.any()} == set(parts) & set("qkv")
-    others = moved(PARAMS, merged)
+    others = moved(params, merged)
     assert np.any(others.pop("blocks/proj/kernel")) == ("proj" in parts)
     others.pop("blocks/qkv/kernel")
     assert not any(np.any(value) for value in others.values())
 
 
-def test_adapters_are_the_low_rank_sum():
+def test_adapters_are_the_low_rank_sum(params):
     lora = LoraConfig(rank=2, alpha=6.0, parts=("k",))
     adapters = init_lora(CONFIG, lora, jax.random.key(2))
     adapters["k"]["b"] = jax.random.normal(jax.random.key(5), adapters["k"]["b"].shape)
-    merged = with_lora(CONFIG, lora, PARAMS, adapters)["blocks"]["qkv"]["kernel"]
-    delta = np.asarray(merged - PARAMS["blocks"]["qkv"]["kernel"])[:, :, 16:24]
+    merged = with_lora(CONFIG, lora, params, adapters)["blocks"]["qkv"]["kernel"]
+    delta = np.asarray(merged - params["blocks"]["qkv"]["kernel"])[:, :, 16:24]
     for block in range(3):
         a, b = np.asarray(adapters["k"]["a"][block]), np.asarray(adapters["k"]["b"][block])
         np.testing.assert_allclose(delta[block], 3.0 * a @ b, atol=1e-5)
