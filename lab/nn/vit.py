@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from lab.errors import require
-from lab.nn.linear import symmetric_uniform
+from lab.nn.linear import dot_rows, symmetric_uniform
 from lab.nn.position import relative_position_index, relative_position_rows, sincos_table
 from lab.nn.transformer import Transformer, TransformerConfig, parse_names
 
@@ -178,6 +178,7 @@ class ViT(nn.Module):
             dtype=dtype,
             kernel_init=nn.initializers.xavier_uniform(),
             bias_init=symmetric_uniform(patches.shape[-1] ** -0.5),
+            dot_general=dot_rows,
             name="patch_embed",
         )
         patches = project(patches) + placed

@@ -23,7 +23,7 @@ Ren, Wei, Zhang, Hu, CVPR 2023 (arXiv 2301.01296). Where to find what:
 The network is `lab.nn.vit.ViT`; a config a model, `init_variables(config, key)` its variables.
 """
 
-from lab.papers.tinymim.convert import from_official, to_official
+from lab.papers.tinymim.convert import from_official, relayout, to_official, vit_config_of
 from lab.papers.tinymim.distill import Distillation, distillation_losses, student_config
 from lab.papers.tinymim.losses import feature_loss, relation_kl, softmax_kl
 from lab.papers.tinymim.masking import random_masking
@@ -106,6 +106,7 @@ __all__ = [
     "pretraining_adamw",
     "random_masking",
     "relation_kl",
+    "relayout",
     "segmentation_adamw",
     "segmentation_backbone",
     "softmax_kl",
@@ -116,4 +117,5 @@ __all__ = [
     "token_relations",
     "train_linear_probe",
     "variable_shapes",
+    "vit_config_of",
 ]

@@ -8,6 +8,7 @@ A model's config says which names are expected: a `ViTConfig` takes the encoder 
 files, an `MAEConfig` the decoder too, a `ClassifierConfig` a fine-tuned model.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -25,9 +26,9 @@ from lab.interop import (
     match_variables,
     to_state_dict,
 )
-from lab.nn.position import interpolate_positions
+from lab.nn.position import interpolate_positions, sincos_table
 from lab.nn.transformer import TransformerConfig, stack_blocks, unstack_blocks
-from lab.nn.vit import ViTConfig
+from lab.nn.vit import SIZES, ViTConfig
 from lab.papers.tinymim.models import (
     ClassifierConfig,
     MAEConfig,
@@ -44,6 +45,8 @@ _BUFFERS = ("*.relative_position_index", "*.num_batches_tracked")
 _DECODER = ("mask_token", "decoder_*")
 _HEADS = ("head.*", "head_dist.*", "fc_norm.*")
 _EMBEDDED = ("cls_token", "dist_token")
+_HEADS_OF_WIDTH = {size["width"]: size["num_heads"] for name, size in SIZES.items() if name != "T*"}
+_HEADS_OF_WIDTH |= {1280: 16}  # ViT-H
 
 
 def block_rules(source: str, target: str, naming: Naming, *, stack: bool) -> tuple[Rule, ...]:
@@ -266,3 +269,67 @@ def _blocks(config: TransformerConfig, at: str) -> str:
 
 def _is_square(count: int) -> bool:
     return count > 0 and round(count**0.5) ** 2 == count
+
+
+def vit_config_of(
+    state_dict: Mapping[str, Any],
+    *,
+    image_size: int | None = None,
+    num_heads: int | None = None,
+    **overrides: Any,
+) -> ViTConfig:
+    """The config of the encoder in an official MAE, TinyMIM, timm or DINOv2 checkpoint.
+
+    Args:
+      state_dict: arrays by official name (`lab.interop.load_checkpoint`).
+      image_size: in pixels, by default that of the position table.
+      num_heads: which no array tells; by default that of the usual ViT of this width.
+      overrides: of `ViTConfig` (scan, dtype, block_heads, ...).
+    Raises: CheckpointError where this is no such ViT, or its heads cannot be told.
+    """
+    arrays = payload(state_dict)
+    for name in ("cls_token", "pos_embed", "patch_embed.proj.weight"):
+        require(
+            name in arrays,
+            f"the weights have no {name}: not a ViT in the layout of MAE or timm "
+            f"(they begin with {sorted(arrays)[:4]})",
+            CheckpointError,
+        )
+    kernel, table = np.asarray(arrays["patch_embed.proj.weight"]), np.asarray(arrays["pos_embed"])
+    width, channels, patch_size = kernel.shape[:3]
+    special = 1 + ("dist_token" in arrays)
+    side = round((table.shape[1] - special) ** 0.5)
+    blocks = {name.split(".")[1] for name in arrays if name.startswith("blocks.")}
+    heads = num_heads or _HEADS_OF_WIDTH.get(width)
+    require(
+        heads is not None,
+        f"how many heads a ViT of width {width} has is not in its weights; give num_heads",
+        CheckpointError,
+    )
+    config = ViTConfig(
+        width=width,
+        depth=len(blocks),
+        num_heads=heads,
+        mlp_ratio=_rows(arrays, "blocks.0.mlp.fc1.weight") / width,
+        layer_scale=1.0 if any(name.endswith("ls1.gamma") for name in arrays) else None,
+        image_size=image_size or side * patch_size,
+        patch_size=patch_size,
+        num_channels=channels,
+        distilled=special == 2,
+        position="fixed" if _is_sincos(table, side, special) else "learned",
+        final_norm="norm.weight" in arrays,
+    )
+    return dataclasses.replace(config, **overrides)
+
+
+def _rows(arrays: Mapping[str, np.ndarray], name: str) -> int:
+    require(name in arrays, f"the weights have no {name}", CheckpointError)
+    return arrays[name].shape[0]
+
+
+def _is_sincos(table: np.ndarray, side: int, special: int) -> bool:
+    """Whether a position table is MAE's fixed one."""
+    width = table.shape[-1]
+    if width % 4 or side * side + special != table.shape[1]:
+        return False
+    return bool(np.allclose(table, sincos_table(width, side, special), atol=1e-3))

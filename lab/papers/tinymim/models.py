@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from lab.errors import require
 from lab.interop import merge
 from lab.interop.mapping import flatten, unflatten
+from lab.nn.linear import dot_rows
 from lab.nn.position import sincos_table
 from lab.nn.transformer import Transformer, TransformerConfig
 from lab.nn.vit import ViT, ViTConfig
@@ -97,6 +98,7 @@ class Decoder(nn.Module):
             self.config.width,
             dtype=self.config.dtype,
             kernel_init=nn.initializers.xavier_uniform(),
+            dot_general=dot_rows,
             name="embed",
         )
         shape = (1, 1, self.config.width)
@@ -118,6 +120,7 @@ class Decoder(nn.Module):
             self.encoder.patch_size**2 * self.encoder.num_channels,
             dtype=self.config.dtype,
             kernel_init=nn.initializers.xavier_uniform(),
+            dot_general=dot_rows,
             name="pred",
         )
         return to_pixels(norm(x))[:, 1:]
