@@ -15,6 +15,7 @@ from lab.papers.dacfl.failures import repair
 from tests.papers.dacfl import tiny
 
 
+@jax.jit
 def gradient(params, batch):
     return jax.grad(lambda p: tiny.LOSS(p, {}, batch, None)[0])(params)
 
@@ -126,7 +127,9 @@ def test_local_optimizers_have_a_state_a_user_that_is_not_mixed():
     state = tiny.begin("dacfl", tx=tx)
     round_fn = jax.jit(dacfl.make_round("dacfl", tiny.LOSS, tx))
     new, _ = round_fn(state, tiny.inputs(0))
-    grads = jax.vmap(gradient)(state.omega, {k: v[:, 0] for k, v in tiny.batches(0).items()})
+    grads = jax.jit(jax.vmap(gradient))(
+        state.omega, {k: v[:, 0] for k, v in tiny.batches(0).items()}
+    )
     # All begin alike, so the mixed point is the first one and Adam's first moment is g / 10.
     np.testing.assert_allclose(tiny.flat(new.opt_state[0].mu), 0.1 * tiny.flat(grads), atol=1e-6)
     assert new.opt_state[0].count.tolist() == [1] * tiny.NUM_USERS
