@@ -21,9 +21,15 @@ from lab.papers.reliant.data import (
     hide_sensitive,
     mask_correlated,
     prepare,
+    with_features,
     without_edges,
 )
-from lab.papers.reliant.evaluation import by_group, evaluate, evaluate_copies
+from lab.papers.reliant.evaluation import (
+    by_group,
+    changed_predictions,
+    evaluate,
+    evaluate_copies,
+)
 from lab.papers.reliant.features import preprocess, sensitive_columns
 from lab.papers.reliant.formats import from_coo_folder, from_graphs_tuple, from_table
 from lab.papers.reliant.knowledge import (
@@ -45,7 +51,7 @@ from lab.papers.reliant.similarity import similarity_graph
 from lab.papers.reliant.steps import init_student, make_epoch, make_task, selected_logits
 from lab.papers.reliant.students import PLPConfig, SGCConfig
 from lab.papers.reliant.teachers import TeacherConfig
-from lab.papers.reliant.training import seed_keys, teach, train_students
+from lab.papers.reliant.training import predict, seed_keys, teach, train_students
 from lab.papers.reliant.wrapping import init_fair_state, make_fair_step
 
 __all__ = [
@@ -64,6 +70,7 @@ __all__ = [
     "bias",
     "bias_groups",
     "by_group",
+    "changed_predictions",
     "evaluate",
     "evaluate_copies",
     "from_coo_folder",
@@ -81,6 +88,7 @@ __all__ = [
     "make_fair_step",
     "make_task",
     "mask_correlated",
+    "predict",
     "prepare",
     "preprocess",
     "save_knowledge",
@@ -94,5 +102,6 @@ __all__ = [
     "train_fairgnn",
     "train_nifty",
     "train_students",
+    "with_features",
     "without_edges",
 ]

@@ -101,6 +101,16 @@ def prepare(
     )
 
 
+def with_features(graph: FairGraph, features: jax.Array) -> FairGraph:
+    """The same graph with other features, float [N, F]."""
+    require(
+        features.shape == graph.features.shape,
+        f"features have shape {features.shape}; accepted: {graph.features.shape}",
+    )
+    rows = jnp.asarray(features, jnp.float32)
+    return graph.replace(features=rows, aggregate=jax.jit(neighbour_sum)(graph.links, rows))
+
+
 def hide_sensitive(graph: FairGraph, share_known: float, seed: int = 0) -> FairGraph:
     """The same graph where only a random share of the nodes has a known sensitive attribute.
 

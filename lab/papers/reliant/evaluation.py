@@ -2,11 +2,10 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lab.metrics.classification import binary_f1, confusion_matrix, macro_f1
@@ -128,30 +127,16 @@ def by_group(logits: Any, graph: FairGraph, mask: Any = None) -> list[dict[str, 
     return found
 
 
-def counterfactual_unfairness(
-    predict: Callable[[jax.Array], jax.Array], graph: FairGraph, column: int
-) -> float:
-    """Share of test predictions that change when the sensitive column is flipped (0 <-> 1).
+def changed_predictions(before: Any, after: Any, graph: FairGraph) -> float:
+    """Share of test predictions that differ between two sets of logits [N, C].
 
-    Args: predict, features float [N, F] -> logits [N, C]; column, index of the attribute.
+    Counterfactual unfairness where `after` is of the sensitive attribute flipped, instability where
+    it is of noisy features (NIFTY): see `training.predict` and `data.with_features`.
     """
-    flipped = graph.features.at[:, column].set(1 - graph.features[:, column])
-    return _changed(predict, graph, flipped)
-
-
-def instability(
-    predict: Callable[[jax.Array], jax.Array], graph: FairGraph, key: jax.Array
-) -> float:
-    """Share of test predictions that change when N(0, 1) noise is added to the features."""
-    noise = jax.random.normal(key, graph.features.shape)
-    return _changed(predict, graph, graph.features + noise)
-
-
-def _changed(predict, graph, features) -> float:
-    before, after = (predict(x).argmax(axis=1) for x in (graph.features, features))
-    return float(share_changed(before, after, graph.test_mask))
+    pair = (np.asarray(logits).argmax(axis=1) for logits in (before, after))
+    return float(share_changed(*pair, np.asarray(graph.test_mask)))
 
 
 def parameter_count(params: Mapping[str, Any]) -> int:
     """Number of parameters: the student is not always the smaller one."""
-    return sum(int(jnp.size(x)) for x in jax.tree.leaves(params))
+    return sum(int(np.size(x)) for x in jax.tree.leaves(params))

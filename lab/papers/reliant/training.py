@@ -1,10 +1,13 @@
 """Whole runs: a teacher or a student, all seeds and all weights of the bias in one compiled call.
 
-graph = prepare(lab.data.load("bail", mini=True), features="official")
-teacher = teach(TeacherConfig("gcn"), graph, jax.random.key(42)).knowledge
-config = StudentConfig("akd", RELIANT)
-runs = train_students(config, graph, teacher, seed_keys(range(5)), alphas=[1, 10, 100])
-runs.logits                                                     # [3, 5, N, C]
+A copy is one seed with one weight:
+
+    graph = prepare(lab.data.load("bail", mini=True), features="official")
+    teacher = teach(TeacherConfig("gcn"), graph, jax.random.key(42)).knowledge
+    config = StudentConfig("akd", RELIANT)
+    runs = train_students(config, graph, teacher, seed_keys(range(5)), alphas=[1, 10, 100])
+
+`runs.logits` is float [3, 5, N, C]. Copies never mix.
 """
 
 import dataclasses
@@ -94,7 +97,7 @@ def _compiled_teacher(config: TeacherConfig, devices) -> Callable:
         kept = TeacherKnowledge(jax.nn.log_softmax(logits), embedding)
         return TaughtTeacher(kept, variables, state.best.epoch, history)
 
-    return compile_copies(train, (0, None), devices, in_turn=jax.default_backend() == "cpu")
+    return compile_copies(train, (0, None), devices, in_turn=_on_cpu())
 
 
 def init_teacher(
@@ -200,7 +203,7 @@ def train_students(
     require(min(weights) >= 0, f"alphas are {weights}; accepted: not negative")
     spread = jnp.repeat(jnp.asarray(weights, jnp.float32), len(keys))
     many = jnp.tile(keys, len(weights))
-    in_turn = copies == "in_turn" or (copies == "auto" and jax.default_backend() == "cpu")
+    in_turn = copies == "in_turn" or (copies == "auto" and _on_cpu())
     chunk = chunk_epochs or config.max_epochs
     begin, run_chunk, finish, whole = _compiled_student(
         _program_of(config), chunk, in_turn, tuple(devices) if devices else None
@@ -225,6 +228,26 @@ def train_students(
         )
     history = {name: np.asarray(values) for name, values in history.items()}
     return StudentRuns(*outputs, np.asarray(state.best.epoch), history, state)
+
+
+def predict(
+    config: StudentConfig, graph: FairGraph, teacher: TeacherKnowledge, states: StudentState
+) -> tuple[jax.Array, jax.Array]:
+    """What trained students say of a graph that has changed, with the same nodes.
+
+    Args: graph, with other features or edges (`prepare`); states, of `StudentRuns`.
+    Returns: logits float [..., N, C] of the selected students and of those of the last epoch.
+    """
+    config = config.resolved()
+    leading = states.step.shape
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(leading) :]), states)
+    *_, finish, _ = _compiled_student(_program_of(config), config.max_epochs, _on_cpu(), None)
+    outputs = finish(flat, make_task(config, graph, teacher))
+    return tuple(x.reshape(*leading, *x.shape[1:]) for x in outputs)
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _program_of(config: StudentConfig) -> StudentConfig:
