@@ -41,6 +41,8 @@ class Scratch:
     """Steps up to the peak."""
     dropout_rate: float = 0.0
     """Dropout in training."""
+    keep_best: bool = False
+    """Of each model keep the epoch with the lowest development loss (early stopping)."""
     repeats: int = 3
     """Models of other seeds, trained in one compiled call."""
 
@@ -159,7 +161,9 @@ PRESETS = {
     "bench": Config(),
     "paper": Config(
         small=Scratch(width=64, num_layers=2, epochs=4, repeats=5),
-        scratch=Scratch(width=256, num_layers=6, num_heads=8, epochs=20, dropout_rate=0.1),
+        scratch=Scratch(
+            width=256, num_layers=6, num_heads=8, epochs=20, dropout_rate=0.1, keep_best=True
+        ),
         pretrained=Pretrained(
             whole_pieces=True,
             steps=186,

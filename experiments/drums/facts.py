@@ -166,7 +166,7 @@ def piece_metrics(composed: list[list[str]], pieces: Pieces) -> dict:
         "to_prompt": to_prompt,
         "validity": drums.validity(composed, skip_lines=32),
         "new_share": copying(composed, pieces.lines["train"], generated_only=True).new_share,
-        "measures": float(np.mean([len(lines) / 16 for lines in composed])),
+        "measures": float(np.mean([statistics.num_measures(lines) for lines in composed])),
         "onset_f1": _mean([drums.onset_f1(a[32:], b[32:]) for a, b in pairs]),
         "diversity": _mean([drums.pattern_distance(grid) for grid in grids]),
         "stabilities": [values.tolist() for values in metrics.stabilities],

@@ -1,6 +1,7 @@
 """Models from random weights: copies of several seeds or settings trained in one compiled call."""
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Sequence
 
@@ -33,6 +34,7 @@ class Plan:
       config: of the decoder; tokenizer, whatever the texts were encoded with.
       batch_size, num_steps, learning_rate, warmup_steps: as they say.
       eval_every: steps between evaluations, which are also the chunks of the compiled run.
+      keep_best: keep each copy's parameters of its best evaluation instead of its last.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Plan:
     learning_rate: float
     warmup_steps: int
     eval_every: int
+    keep_best: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,6 +84,7 @@ def scratch_plan(name: str, setup: Scratch, num_rows: int) -> Plan:
         setup.learning_rate,
         setup.warmup_steps,
         eval_every=per_epoch,
+        keep_best=setup.keep_best,
     )
 
 
@@ -108,10 +112,11 @@ def train_copies(
     ]
     state, arrays = stack(states), {k: jnp.asarray(v) for k, v in arrays.items() if k != "mask"}
     checkpoints = Checkpoints(run.checkpoints / plan.name, keep=1)
-    done, curves = 0, []
+    done, curves, best = 0, [], state.params if plan.keep_best else None
     if checkpoints.latest() is not None:
         done = checkpoints.latest()
-        state, curves = checkpoints.restore(state), checkpoints.note(done)["position"]
+        state, best = checkpoints.restore((state, best))
+        curves = checkpoints.note(done)["position"]
     evaluate = drums.evaluation(plan.config)
     with run.progress(f"train {plan.name}", steps) as task:
         task.advance(done)
@@ -121,13 +126,26 @@ def train_copies(
             taken = min(plan.eval_every, steps - done)
             done += taken
             dev = [nats_per_line(evaluate, params, evaluation_batches) for params in _each(state)]
+            if plan.keep_best:
+                past = [
+                    min(row[i] for _, row in curves) if curves else np.inf for i in range(len(dev))
+                ]
+                is_best = jnp.array(dev) < jnp.array(past)
+                choose = functools.partial(_where, is_best)
+                best = jax.tree.map(choose, state.params, best)
             curves.append([done, dev])
-            checkpoints.save(done, state, position=curves)
+            checkpoints.save(done, (state, best), position=curves)
             run.log(done, stage=plan.name, loss=np.asarray(history["loss"])[:, taken - 1], dev=dev)
             task.advance(taken, dev=float(np.mean(dev)))
+    params = best if plan.keep_best else state.params
     return Trained(
-        plan, state.params, [step for step, _ in curves], np.array([dev for _, dev in curves]).T
+        plan, params, [step for step, _ in curves], np.array([dev for _, dev in curves]).T
     )
+
+
+def _where(of_copies, new, old):
+    """Leaves of the copies that are marked from `new`, of the others from `old`."""
+    return jnp.where(of_copies.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
 
 def _each(state):

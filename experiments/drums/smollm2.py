@@ -136,7 +136,7 @@ def _tune(run, name, kind, setup, start, arrays, seed) -> drums.DrumModel:
 
 def _compositions(model, setup: Pretrained, pieces: Pieces, seed: int) -> dict:
     """Metrics of measures composed along the grammar on every test prompt, in bfloat16."""
-    composer = drums.Composer(model, dtype="bfloat16", cache_step=CACHE_STEP)
+    composer = drums.Composer(model, dtype=drums.decoding_dtype(), cache_step=CACHE_STEP)
     found = {}
     for temperature in (0.9,):
         lines = compose_measures(composer, pieces, setup.num_measures, temperature, seed)

@@ -53,8 +53,8 @@ class Generate:
     """How often the groove is played in the files."""
     out: Path = Path("groove")
     """Where to write: <out>.mid, <out>.wav and <out>.txt."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the weights in decoding."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Of the weights in decoding; auto: bfloat16 where the machine multiplies it natively."""
     runs_dir: Path = Path("runs")
     """Folder of runs, for --weights auto."""
     data_dir: Path | None = None
@@ -118,7 +118,8 @@ def generate(args: list[str]) -> int:
     prompt = drums.prompt_of_groove(start)
     meter = _meter(options.meter) if options.meter else start.meter
     model, source = _model(options)
-    composer = drums.Composer(model, dtype=options.dtype, cache_step=256)
+    dtype = drums.decoding_dtype() if options.dtype == "auto" else options.dtype
+    composer = drums.Composer(model, dtype=dtype, cache_step=256)
     sampled = ("temperature", "top_k", "top_p", "min_p", "repetition")
     grooves = drums.compose_bars(
         composer,

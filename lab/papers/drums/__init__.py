@@ -32,11 +32,18 @@ from lab.papers.drums.losses import prompt_weighted_loss
 from lab.papers.drums.markov import fit_lines
 from lab.papers.drums.midi import Performance, read_midi
 from lab.papers.drums.midi_writing import write_midi, write_official_midi
-from lab.papers.drums.model_files import DrumModel, open_model, save_model
+from lab.papers.drums.model_files import DrumModel, decoding_dtype, open_model, save_model
 from lab.papers.drums.notation import drumroll_of, parse_drumroll, piano_roll_text, prompt_of
 from lab.papers.drums.rows import Row, make_row, read_rows, save_rows
 from lab.papers.drums.statistics import hit_density, onset_f1, pattern_distance, validity
-from lab.papers.drums.steps import begin, begin_lora, evaluation, fine_tuning, lora_tuning
+from lab.papers.drums.steps import (
+    begin,
+    begin_lora,
+    evaluation,
+    fine_tuning,
+    lora_tuning,
+    optimizer,
+)
 from lab.papers.drums.structure import (
     fill_spikes,
     levenshtein,
@@ -74,6 +81,7 @@ __all__ = [
     "buckets",
     "compose_bars",
     "copying",
+    "decoding_dtype",
     "drumroll_of",
     "encode_rows",
     "evaluation",
@@ -98,6 +106,7 @@ __all__ = [
     "measured_feel",
     "onset_f1",
     "open_model",
+    "optimizer",
     "packed",
     "padded",
     "papers_files",

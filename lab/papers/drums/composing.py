@@ -20,6 +20,7 @@ from lab.papers.drums.notation import (
     END,
     MEASURE,
     STEPS_PER_QUARTER,
+    check_prompt,
     drumroll_of,
     parse_drumroll,
     prompt_of,
@@ -87,17 +88,20 @@ class Composer:
         """Continues every prompt, all in one call.
 
         Args:
-          prompts: texts of `lab.papers.drums.notation.prompt_of`.
+          prompts: whole measures of 16 lines, a line `SEP` behind each (`prompt_of`).
           num_steps: exactly so many more steps (needs the grammar); None: until the model ends.
           constrained: let the grammar mask what would not be a groove.
-          seeds: of each prompt, or one for all; the same seed and prompt give the same
-            continuation whatever else is in the batch.
+          seeds: one a prompt: the same seed and prompt give the same continuation whatever else
+            is in the batch; or a number from which one is drawn for every row.
           max_new_tokens: by default what the longest spelling of `num_steps` needs, else 1000.
           settings: or as keywords temperature, top_k, top_p, min_p, repetition, each a number or
             an array of one a prompt.
+        Raises: InvalidInputError for a prompt of other characters or no whole measures, or texts
+          that do not fit the model's context (before anything is compiled).
         """
         require(len(prompts) > 0, "there are no prompts")
         require(constrained or num_steps is None, "only the grammar can count steps")
+        prompts = [check_prompt(prompt) for prompt in prompts]
         batch = left_padded(prompts, self.tokenizer)
         check_ids(np.asarray(batch.ids), self.config.vocab_size)
         automaton = self.automaton(num_steps) if constrained else None

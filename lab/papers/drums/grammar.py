@@ -55,19 +55,6 @@ def grammar(
     )
 
 
-def start_state(automaton: Automaton, num_steps: int, most_steps: int) -> int:
-    """The state of a row that shall have fewer steps than the automaton's: `num_steps` left.
-
-    Raises: InvalidInputError unless it begins at a measure's beginning.
-    """
-    missing = most_steps - num_steps
-    require(
-        missing >= 0 and missing % MEASURE == 0 and num_steps > 0,
-        f"{num_steps} steps of at most {most_steps}: rows of one batch differ by whole measures",
-    )
-    return missing // MEASURE * _states_of(MEASURE)
-
-
 def longest(automaton: Automaton) -> int:
     """Tokens of the longest continuation that an automaton of exact length allows."""
     table = np.asarray(automaton.next_state)
@@ -77,10 +64,6 @@ def longest(automaton: Automaton) -> int:
         require(bool((following > state).all()), "this automaton has no longest continuation")
         tokens[state] = 1 + tokens[following].max() if len(following) else 0
     return int(tokens[START])
-
-
-def _states_of(num_lines: int) -> int:
-    return num_lines * (WIDTH + 1) + len(SEPARATOR) + 1
 
 
 def _exact_arcs(num_steps: int, steps_per_measure: int) -> tuple[list[dict[str, int]], int]:

@@ -49,6 +49,20 @@ class DrumModel:
         return dataclasses.replace(self, config=config, params=params)
 
 
+def decoding_dtype() -> str:
+    """bfloat16 where the machine multiplies it natively, else float32.
+
+    Accelerators do; of CPUs those with AMX or AVX-512 BF16. Others would widen every weight first.
+    """
+    if jax.default_backend() != "cpu":
+        return "bfloat16"
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return "float32"
+    return "bfloat16" if "amx_bf16" in flags or "avx512_bf16" in flags else "float32"
+
+
 def open_model(path: str | Path) -> DrumModel:
     """A model from a GGUF file, or from one that `save_model` wrote.
 

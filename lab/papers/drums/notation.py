@@ -115,7 +115,7 @@ def prompt_of(hits: np.ndarray, num_measures: int = 2) -> str:
         f"a prompt needs {num_measures} measures that are not empty; measure {silent} is: strip "
         "the silence before the first hit, or choose another passage",
     )
-    return "".join(f"{text_of(measure)}{SEPARATOR}\n" for measure in measures)
+    return separated(text_of(measures.reshape(-1, WIDTH)).splitlines(keepends=True))
 
 
 def check_prompt(text: str) -> str:
@@ -135,7 +135,17 @@ def check_prompt(text: str) -> str:
         len(drums) > 0 and len(drums) % MEASURE == 0,
         f"a prompt is whole measures of {MEASURE} lines, got {len(drums)} lines",
     )
-    return prompt_of(hits_of(drums), len(drums) // MEASURE)
+    return separated([f"{line}\n" for line in drums])
+
+
+def separated(lines: Sequence[str]) -> str:
+    """Lines, each with its newline, joined with a `SEP` line after every 16th."""
+    parts = []
+    for number, line in enumerate(lines, start=1):
+        parts.append(line)
+        if number % MEASURE == 0:
+            parts.append(f"{SEPARATOR}\n")
+    return "".join(parts)
 
 
 def piano_roll_text(hits: np.ndarray, *, steps_per_measure: int = MEASURE) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lab.errors import CorruptFileError, require
-from lab.papers.drums.notation import END, MEASURE, SEPARATOR, SILENCE
+from lab.papers.drums.notation import END, MEASURE, SILENCE, separated
 
 Strip = Literal["first_quarter", "measure", "none"]
 PROMPT_LINES = 2 * MEASURE
@@ -80,8 +80,8 @@ def make_row(
     lines = trim_trailing_silence(lines) if trim else lines
     if len(lines) <= min_lines:
         return None
-    completion = _separated(lines[prompt_lines:]).strip("SEP\n")
-    return Row(_separated(lines[:prompt_lines]), f"{completion}\n{END}", name)
+    completion = separated(lines[prompt_lines:]).strip("SEP\n")
+    return Row(separated(lines[:prompt_lines]), f"{completion}\n{END}", name)
 
 
 def save_rows(rows: Iterable[Row]) -> str:
@@ -103,13 +103,3 @@ def read_rows(text: str, source: str | Path = "rows") -> list[Row]:
                 f"{source}, line {number} is no row with prompt and completion: {line[:60]!r}"
             ) from error
     return rows
-
-
-def _separated(lines: Sequence[str]) -> str:
-    """The lines with a `SEP` line after every 16th."""
-    parts = []
-    for number, line in enumerate(lines, start=1):
-        parts.append(line)
-        if number % MEASURE == 0:
-            parts.append(f"{SEPARATOR}\n")
-    return "".join(parts)

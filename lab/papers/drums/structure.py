@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -161,8 +161,3 @@ def random_pieces(num_pieces: int, *, seed: int = 29, num_lines: int = 256) -> l
         ["".join(choose() for _ in range(WIDTH)) + "\n" for _ in range(num_lines)]
         for _ in range(num_pieces)
     ]
-
-
-def by_system(systems: Mapping[str, Sequence[Sequence[str]]]) -> dict[str, Structure]:
-    """`structure` of several systems' pieces."""
-    return {name: structure(pieces) for name, pieces in systems.items()}
