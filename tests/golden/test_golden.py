@@ -46,6 +46,8 @@ def skip_without_data(entry: Entry) -> None:
 
 def as_case(entry: Entry):
     marks = [pytest.mark.real_data] if entry.data_files else []
+    if any("package" in value for value in entry.config.values() if isinstance(value, dict)):
+        marks.append(pytest.mark.slow)  # a whole published model, out of a package
     return pytest.param(entry, id=entry.id, marks=marks)
 
 
