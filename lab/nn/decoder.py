@@ -22,9 +22,9 @@ import operator
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from lab.errors import require
 
@@ -120,8 +120,7 @@ class Dropout(NamedTuple):
         return jnp.where(kept, x / (1 - self.rate), 0)
 
 
-@flax.struct.dataclass
-class Cache:
+class Cache(struct.PyTreeNode):
     """Keys and values of the tokens so far.
 
     Attributes: keys, values, tuples of L arrays [B, K, S, d]; is_filled bool [B, S], slots that

@@ -2,9 +2,9 @@
 
 import functools
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from lab.errors import require
 from lab.nn import decoder
@@ -14,8 +14,7 @@ from lab.nn.sampling import Sampling, draw
 NEVER = -1
 
 
-@flax.struct.dataclass
-class Automaton:
+class Automaton(struct.PyTreeNode):
     """Which tokens may follow in which state.
 
     Attributes:
@@ -29,8 +28,7 @@ class Automaton:
     is_final: jax.Array
 
 
-@flax.struct.dataclass
-class Generated:
+class Generated(struct.PyTreeNode):
     """What `generate` returns.
 
     Attributes: tokens int32 [B, N], the padding id after a row's end; lengths int32 [B], tokens
@@ -117,8 +115,7 @@ def _cache_sizes(length: int, total: int, step: int | None) -> list[int]:
     return [*range(length + step, total, step), total]
 
 
-@flax.struct.dataclass
-class _Carry:
+class _Carry(struct.PyTreeNode):
     step: jax.Array
     token: jax.Array
     tokens: jax.Array

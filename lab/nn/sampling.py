@@ -3,15 +3,14 @@
 All settings are arrays of one value a row, so changing them compiles nothing anew.
 """
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from lab.errors import require
 
 
-@flax.struct.dataclass
-class Sampling:
+class Sampling(struct.PyTreeNode):
     """How rows of a batch are drawn; every field is an array [B]. Made by `sampling`.
 
     Attributes:

@@ -2,17 +2,16 @@
 
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from lab.errors import require
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """Everything a step needs and changes.
 
     Attributes: step int32 scalar, the number of steps taken; params, model_state (mutable flax
@@ -27,8 +26,7 @@ class TrainState:
     key: jax.Array
 
 
-@flax.struct.dataclass
-class Aux:
+class Aux(struct.PyTreeNode):
     """What a loss returns beside its value: scalars to log, and the mutable collections."""
 
     metrics: dict[str, jax.Array]

@@ -1,15 +1,14 @@
 """The input of a graph network: rows, the links of each layer, and which rows are real."""
 
-import flax
 import jax
 import jraph
+from flax import struct
 
 from lab.errors import require
 from lab.nn.graph.links import Links, links_of
 
 
-@flax.struct.dataclass
-class Blocks:
+class Blocks(struct.PyTreeNode):
     """Source rows and the links of every layer, outermost (first applied) first.
 
     The targets of a layer are the sources of the next. A whole graph is the case where every layer

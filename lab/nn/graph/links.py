@@ -8,16 +8,15 @@ order of additions, and nothing that is padding reaches a real row in either.
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import jraph
+from flax import struct
 
 from lab.errors import require
 
 
-@flax.struct.dataclass
-class EdgeLinks:
+class EdgeLinks(struct.PyTreeNode):
     """Links as lists.
 
     Attributes:
@@ -32,8 +31,8 @@ class EdgeLinks:
     senders: jax.Array
     receivers: jax.Array
     weights: jax.Array | None = None
-    num_targets: int = flax.struct.field(pytree_node=False, default=0)
-    is_sorted: bool = flax.struct.field(pytree_node=False, default=False)
+    num_targets: int = struct.field(pytree_node=False, default=0)
+    is_sorted: bool = struct.field(pytree_node=False, default=False)
 
     def sum_by_target(self, messages: jax.Array) -> jax.Array:
         """Sums float [num_edges, ...] over the links of each target: [num_targets, ...]."""
@@ -44,8 +43,7 @@ class EdgeLinks:
         return self.receivers < self.num_targets
 
 
-@flax.struct.dataclass
-class DenseLinks:
+class DenseLinks(struct.PyTreeNode):
     """Links as a matrix.
 
     Attributes: weights, float32 [num_targets, num_sources]; 0 is no link. Parallel unweighted

@@ -7,10 +7,10 @@ edge by edge is bound by memory: 64 columns over 640,000 links take 16 ms instea
 
 import functools
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax.experimental import sparse
 
 from lab.nn.graph.links import EdgeLinks
@@ -22,8 +22,7 @@ NARROW = 4
 LANES = 8
 
 
-@flax.struct.dataclass
-class SymmetricLinks:
+class SymmetricLinks(struct.PyTreeNode):
     """Links of an undirected graph, both directions of each; made by `symmetric_links`.
 
     Attributes:
@@ -193,8 +192,7 @@ def _dropped_sum_backward(rate, num_whole, saved, cotangent):
 _dropped_sum.defvjp(_dropped_sum_forward, _dropped_sum_backward)
 
 
-@flax.struct.dataclass
-class Pairs:
+class Pairs(struct.PyTreeNode):
     """Every undirected edge once, for what is symmetric in its two ends.
 
     Attributes:

@@ -8,11 +8,11 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import struct
 
 from lab.errors import NonFiniteError, require
 from lab.papers.dacfl import periods
@@ -33,8 +33,7 @@ USERS = "users"
 _SHARED_FIELDS = ("step", "key")
 
 
-@flax.struct.dataclass
-class Simulated:
+class Simulated(struct.PyTreeNode):
     """What a simulation gives.
 
     Attributes:

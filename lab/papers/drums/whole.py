@@ -4,10 +4,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from lab.nn.decoder import DecoderConfig, Params
 from lab.papers.drums.losses import prompt_weighted_loss
@@ -18,8 +18,7 @@ from lab.train.whole import run
 Arrays = Mapping[str, jax.Array]
 
 
-@flax.struct.dataclass
-class Hyper:
+class Hyper(struct.PyTreeNode):
     """What may differ from copy to copy: scalars, or arrays [copies].
 
     Attributes: prompt_weight of prompt tokens in the loss; num_rows, of the data the copy may see.

@@ -8,11 +8,11 @@ import dataclasses
 import functools
 import warnings
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import struct
 
 from lab.data.graphs import preview
 from lab.errors import NonFiniteError, require
@@ -84,8 +84,7 @@ class LBAggrConfig:
         )
 
 
-@flax.struct.dataclass
-class LBAggrFit:
+class LBAggrFit(struct.PyTreeNode):
     """A fitted aggregator.
 
     Attributes:

@@ -9,10 +9,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from lab.data.graphs import bucket_size, sort_edges
 from lab.errors import require
@@ -63,8 +63,7 @@ class PaddedShape(NamedTuple):
     num_edges: int
 
 
-@flax.struct.dataclass
-class GraphStack:
+class GraphStack(struct.PyTreeNode):
     """G graphs of one padded shape; a pytree, numpy on the host.
 
     Padding edges point to row `num_nodes`, which no graph has (the convention of
@@ -103,8 +102,7 @@ class GraphStack:
         return jax.tree.map(lambda leaf: leaf[graphs], self)
 
 
-@flax.struct.dataclass
-class ShardBatch:
+class ShardBatch(struct.PyTreeNode):
     """Every shard twice: `train`, its train nodes alone; `inference`, with the test nodes.
 
     Shard k is graph k of both.

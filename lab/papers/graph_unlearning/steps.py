@@ -2,11 +2,11 @@
 
 import dataclasses
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from lab.errors import require
 from lab.nn.graph import Blocks
@@ -16,8 +16,7 @@ from lab.train.state import Aux
 from lab.train.steps import LossFn, Step, make_train_step
 
 
-@flax.struct.dataclass
-class NodeBatch:
+class NodeBatch(struct.PyTreeNode):
     """Nodes to classify.
 
     Attributes: graph, the blocks whose last targets are the nodes; labels int32 [targets]; mask

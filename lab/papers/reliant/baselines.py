@@ -9,11 +9,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from lab.errors import require
 from lab.metrics.ranking import roc_auc
@@ -55,8 +55,7 @@ class NIFTYConfig:
     max_epochs: int = 1000
 
 
-@flax.struct.dataclass
-class BaselineState:
+class BaselineState(struct.PyTreeNode):
     """State of a baseline's run; `variables` and `opt_states` by player."""
 
     step: jax.Array

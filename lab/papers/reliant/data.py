@@ -3,10 +3,10 @@
 import dataclasses
 import warnings
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from lab.data.graphs import NodeDataset, preview
 from lab.errors import InvalidInputError, require
@@ -16,8 +16,7 @@ from lab.papers.reliant.features import Preprocessing, official_features, prepro
 UNKNOWN = -1
 
 
-@flax.struct.dataclass
-class FairGraph:
+class FairGraph(struct.PyTreeNode):
     """One graph of N nodes as the training functions take it.
 
     Attributes:
@@ -40,8 +39,8 @@ class FairGraph:
     train_mask: jax.Array
     val_mask: jax.Array
     test_mask: jax.Array
-    num_classes: int = flax.struct.field(pytree_node=False)
-    num_groups: int = flax.struct.field(pytree_node=False)
+    num_classes: int = struct.field(pytree_node=False)
+    num_groups: int = struct.field(pytree_node=False)
 
     @property
     def num_nodes(self) -> int:

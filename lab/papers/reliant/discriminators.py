@@ -6,9 +6,9 @@ with a summary of the graph from the student's.
 
 from typing import Any, Literal
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from lab.nn.graph import Pairs, SymmetricLinks, pair_features, pair_products
 from lab.nn.linear import symmetric_uniform
@@ -62,8 +62,7 @@ def judge_nodes(params: Params, rows: jax.Array, graph_summary: jax.Array) -> ja
     return params["scale"][0] * (rows @ (params["diagonal"] * graph_summary))
 
 
-@flax.struct.dataclass
-class View:
+class View(struct.PyTreeNode):
     """What the discriminators see of one network.
 
     Attributes: logits float [N, C]; rows float [N, D], unit embeddings; features float [P, D], the

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from lab.data.npz import read_npz, write_npz
 from lab.errors import CorruptFileError, NonFiniteError, require
@@ -17,8 +17,7 @@ from lab.interop import load_checkpoint
 SUM_TOLERANCE = 1e-3
 
 
-@flax.struct.dataclass
-class TeacherKnowledge:
+class TeacherKnowledge(struct.PyTreeNode):
     """Attributes: log_probs float32 [N, C]; embedding float32 [N, D], or None (CPF needs none)."""
 
     log_probs: jax.Array

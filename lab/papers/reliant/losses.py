@@ -5,11 +5,11 @@ N nodes, C classes, G groups, T terms of the bias (parity, opportunity), P pairs
 
 from typing import Literal
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import struct
 from numpy.polynomial import legendre
 
 from lab.errors import require
@@ -51,8 +51,7 @@ def step_approximation(
     return powers[0] + x * odd
 
 
-@flax.struct.dataclass
-class BiasGroups:
+class BiasGroups(struct.PyTreeNode):
     """Which nodes are compared with which: float32 [T, G, N], each row summing to 1.
 
     A term is a notion of fairness: statistical parity compares the groups' members, equal

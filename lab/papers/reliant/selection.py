@@ -2,18 +2,17 @@
 
 from typing import Any, Literal
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from lab.errors import require
 
 SelectBy = Literal["val_accuracy", "val_loss", "fair", "last"]
 
 
-@flax.struct.dataclass
-class Best:
+class Best(struct.PyTreeNode):
     """The best epoch so far, carried in the state of a run.
 
     Attributes: score float32; epoch int32, from 0, -1 before the first; num_worse int32, epochs in

@@ -9,10 +9,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from lab.errors import require
 from lab.metrics.fairness import equal_opportunity_gap, statistical_parity_gap
@@ -49,8 +49,7 @@ from lab.train.state import check_key, step_key
 Metrics = dict[str, jax.Array]
 
 
-@flax.struct.dataclass
-class StudentTask:
+class StudentTask(struct.PyTreeNode):
     """All that stays the same over a run.
 
     Attributes:
@@ -68,8 +67,7 @@ class StudentTask:
     val_nodes: jax.Array
 
 
-@flax.struct.dataclass
-class StudentState:
+class StudentState(struct.PyTreeNode):
     """State of one student's run.
 
     Attributes: step int32; params and opt_states, by player: "student", "proxy" (None without one),

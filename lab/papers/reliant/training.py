@@ -15,10 +15,10 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from lab.errors import require
 from lab.papers.reliant.config import StudentConfig, coupled_adam
@@ -48,15 +48,13 @@ def seed_keys(seeds: Iterable[int]) -> jax.Array:
     return jnp.stack([jax.random.key(seed) for seed in seeds])
 
 
-@flax.struct.dataclass
 class TeacherState(TrainState):
     """A training state with the best epoch's {"params"} in `best`."""
 
     best: Best
 
 
-@flax.struct.dataclass
-class TaughtTeacher:
+class TaughtTeacher(struct.PyTreeNode):
     """Trained teachers.
 
     Attributes: knowledge of the kept weights; variables, flax; best_epoch int32; history. All have

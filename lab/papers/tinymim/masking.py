@@ -1,15 +1,14 @@
 """MAE's random masking: which patches an encoder sees, and how the others come back."""
 
-import flax.struct
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from lab.errors import require
 from lab.nn.vit import take_patches
 
 
-@flax.struct.dataclass
-class Masking:
+class Masking(struct.PyTreeNode):
     """Of N patches of each picture, the K kept ones and the way back.
 
     Attributes: kept int32 [B, K], in the order the encoder sees them; restore int32 [B, N], the
