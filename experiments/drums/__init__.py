@@ -5,11 +5,14 @@
     python -m experiments.drums generate --prompt some.mid --bars 8 --bpm 92 --seed 3
     python -m experiments.drums midi2drumroll some.mid
     python -m experiments.drums drumroll2midi some.txt --bpm 92
+    python -m experiments.drums score folder_of_grooves other_folder
 
 The science is in `lab.papers.drums`; here are presets, the order of things, claims and pictures.
 """
 
 import dataclasses
+from pathlib import Path
+from typing import Literal
 
 from experiments.drums.verbs import VERBS as VERBS
 
@@ -22,9 +25,34 @@ NEEDS = {"bench": ("groove",), "paper": ("groove", "smollm2")}
 
 
 @dataclasses.dataclass(frozen=True)
-class Scratch:
-    """Models trained from random weights on whole pieces, a token a line."""
+class Texts:
+    """How performances become texts, prompts and completions."""
 
+    official: bool = False
+    """Read files as the released script does: the first track, its ranges of ticks."""
+    strip: Literal["first_quarter", "measure", "none"] = "first_quarter"
+    """Of the silence before the first hit drop measures whose first quarter (the released script),
+    or all of which is silent, or nothing."""
+    trim: bool = False
+    """Leave out the silent measures at the end."""
+    fills: bool = False
+    """Train on the fills of the sessions too."""
+    extra: Path | None = None
+    """Train on the performances of a further folder or archive too, of Groove's layout (E-GMD)."""
+    held_out_drummer: int | None = None
+    """Test on this drummer, who is then left out of the training, not on the data set's split."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Scratch:
+    """Models trained from random weights on whole pieces."""
+
+    tokenizer: Literal["line", "character", "bytes"] = "line"
+    """A token a line, a token a character, or byte-level BPE learned on the training texts."""
+    num_merges: int = 64
+    """Merges of the byte-level tokenizer."""
+    prompt_weight: float = 0.01
+    """Weight of the prompt's tokens in the loss; a completion's have 1."""
     width: int = 128
     """D of the GPT-2 decoder."""
     num_layers: int = 4
@@ -91,6 +119,15 @@ class Pretrained:
     """Peak, pre-trained."""
     random_learning_rate: float = 6e-4
     """Peak, from random weights."""
+    random_steps: int | None = None
+    """Steps from random weights, of which the best on development texts are kept (early stopping);
+    by default as many as the others take, and the last."""
+    decay: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls to a tenth."""
+    prompt_weight: float = 0.01
+    """Weight of the prompt's tokens in the loss; a completion's have 1."""
+    frozen_layers: int = 0
+    """Leave the embedding and so many first blocks of the pre-trained model as they are."""
     lora_learning_rate: float = 1e-3
     """Peak, low-rank adapters."""
     lora_rank: int = 8
@@ -103,6 +140,10 @@ class Pretrained:
     """Of matrix products in training."""
     num_measures: int = 4
     """Measures composed behind each prompt."""
+    temperatures: tuple[float, ...] = (0.9,)
+    """Temperatures of the compositions."""
+    free_tokens: int = 60
+    """Tokens drawn without the grammar, to count well-formed lines; 0 leaves it out."""
     batches: tuple[int, ...] = (1, 8, 37)
     """Batch sizes whose decoding speed is measured."""
     speed_tokens: int = 96
@@ -117,6 +158,8 @@ class Config:
     """groove (the data set), or library (our own grooves, no file)."""
     library_pieces: int = 168
     """Training pieces of the library; an eighth as many are held out, twice."""
+    texts: Texts = dataclasses.field(default_factory=Texts)
+    """What is made of the data set."""
     scratch: Scratch = dataclasses.field(default_factory=Scratch)
     """The model that is measured most closely."""
     small: Scratch = dataclasses.field(

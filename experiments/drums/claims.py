@@ -181,8 +181,9 @@ def _annotations(config: Config) -> Claim:
     if config.annotations is not None:
         from lab.papers.drums import read_annotations, tally
 
-        counts = tally(read_annotations(config.annotations))
-        measured, note = counts["davinci"].pattern.get("consistent", 0), "tallied from the sheet"
+        davinci = tally(read_annotations(config.annotations)).get("davinci")
+        note = "tallied from the sheet" if davinci else "the sheet has no rows of davinci"
+        measured = davinci and davinci.pattern.get("consistent", 0)
     return Claim(
         "C4",
         "an expert finds these patterns of davinci's consistent",

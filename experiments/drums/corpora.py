@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import lab.data
-from experiments.drums import Config
-from lab.data.groove import GrooveFile
+from experiments.drums import Config, Texts
+from lab.data.groove import GrooveFile, read_groove
 from lab.errors import InvalidInputError
 from lab.files import write_atomically
 from lab.papers import drums
@@ -48,12 +48,33 @@ def load_pieces(config: Config, run: Run) -> Pieces:
     if config.corpus != "groove":
         raise InvalidInputError(f"corpus is {config.corpus!r}; accepted: 'groove', 'library'")
     files = tuple(lab.data.load("groove", data_dir=run.data_dir))
+    texts = config.texts
     with run.progress("MIDI to drumrolls", 1) as task:
-        corpus = drums.read_corpus(drums.papers_files(files))
+        corpus = drums.read_corpus(
+            _chosen(texts, files), official=texts.official, strip=texts.strip, trim=texts.trim
+        )
         task.advance(1, files=corpus.num_files)
     lines = {split: corpus.lines(split) for split in corpus.texts}
     place = lab.data.locate("groove", run.data_dir)
     return Pieces(corpus.rows, lines, corpus, files, place)
+
+
+def _chosen(texts: Texts, files: Sequence[GrooveFile]) -> list[GrooveFile]:
+    """The files that a run is about, by its options."""
+    chosen = drums.papers_files(files, fills=texts.fills)
+    if texts.held_out_drummer is not None:
+        chosen = drums.held_out_drummer(chosen, texts.held_out_drummer)
+    if texts.extra is not None:
+        known = {file.name for file in chosen}
+        extra = drums.papers_files(read_groove(texts.extra), fills=texts.fills)
+        chosen += [
+            file
+            for file in extra
+            if file.split == "train"
+            and file.drummer != texts.held_out_drummer
+            and file.name not in known
+        ]
+    return chosen
 
 
 def _library(config: Config) -> Pieces:

@@ -62,11 +62,15 @@ def systems_of(config: Config, pieces: Pieces) -> dict[str, list[list[str]]]:
         "repeat": [drums.repeated(lines) for lines in human],
     }
     if config.released_outputs is not None:
-        systems |= _released(config.released_outputs)
+        systems |= read_outputs(config.released_outputs)
     return systems
 
 
-def _released(path: str) -> dict[str, list[list[str]]]:
+def read_outputs(path: str | Path) -> dict[str, list[list[str]]]:
+    """Lines of the texts in a JSON file of {system: {name: text}}, in the order of names.
+
+    Raises: CorruptFileError.
+    """
     opener = gzip.open if Path(path).suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8") as file:

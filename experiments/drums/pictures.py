@@ -11,10 +11,11 @@ from lab.report import figures
 _ORDER = ("kick", "snare", "tom", "hi-hat", "ride", "crash")
 
 
-def piano_roll(run, grooves: Mapping[str, np.ndarray], prompt_steps: int):
+def piano_roll(run, name: str, grooves: Mapping[str, np.ndarray], prompt_steps: int):
     """A row of hits a drum: what was given is shaded, what was composed is not."""
+    titles = list(grooves)
     fig, axes = figures.new(len(grooves), width=7.0, height=1.9 * len(grooves), squeeze=False)
-    for ax, (name, hits) in zip(axes[:, 0], grooves.items(), strict=True):
+    for ax, (title, hits) in zip(axes[:, 0], grooves.items(), strict=True):
         for place, drum in enumerate(_ORDER):
             steps = np.flatnonzero(hits[:, COLUMNS.index(drum)])
             colour = figures.PALETTE[place % len(figures.PALETTE)]
@@ -27,14 +28,14 @@ def piano_roll(run, grooves: Mapping[str, np.ndarray], prompt_steps: int):
         ax.set_xticks(bars, [*map(str, range(1, len(bars))), ""])
         ax.set_xticks(np.arange(0, len(hits) + 1, 4), minor=True)
         ax.grid(axis="y", visible=False)
-        figures.label(ax, title=name)
-    figures.label(axes[-1, 0], title=list(grooves)[-1], x="measure")
+        figures.label(ax, title=title)
+    figures.label(axes[-1, 0], title=titles[-1], x="measure")
     return run.figure(
-        "piano_roll",
+        name,
         fig,
         caption="Grooves as piano rolls: the two given measures on grey, the continuation behind.",
         alt="Six rows, one a drum, with a mark at every 16th note that is struck: "
-        f"{', '.join(grooves)}.",
+        f"{', '.join(titles)}.",
     )
 
 

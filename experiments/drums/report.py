@@ -12,9 +12,16 @@ from experiments.drums.study import EXAMPLE_MEASURES, Study, measure
 from lab.files import write_atomically
 from lab.nn.decoder import GPT2_SMALL, SMOLLM2_135M, init_params, num_parameters
 from lab.papers import drums
+from lab.papers.drums.annotations import PATTERNS
 from lab.report import Claim, Measurement, Result, Run, Table
 
 PARAMETERS = {"GPT-2 small": (GPT2_SMALL, 124_439_808), "SmolLM2": (SMOLLM2_135M, 134_515_008)}
+# What is tuned of SmolLM2, in the words of tables and pictures.
+COMPOSING = {
+    "untuned": "pre-trained, not tuned",
+    "pretrained": "pre-trained, tuned",
+    "random": "random weights, tuned",
+}
 METRICS = (
     ("mean", "mean stability"),
     ("gap", "gap"),
@@ -40,7 +47,7 @@ def study_result(config: Config, run: Run) -> Result:
         TITLE,
         SUMMARY,
         claims=claims_of(config, study),
-        tables=tables_of(study),
+        tables=tables_of(study, config.annotations),
         figures=figures_of(run, study, pieces),
         notes=notes_of(config, study),
     )
@@ -57,7 +64,8 @@ def _write_examples(run: Run, study: Study) -> None:
         write_atomically(base.with_suffix(".txt"), text)
 
 
-def tables_of(study: Study) -> list[Table]:
+def tables_of(study: Study, sheet: str | None = None) -> list[Table]:
+    """All tables; `sheet` is the expert's, if there is one."""
     tables = [_systems_table(study), _sweep_table(study)]
     if study.small is not None:
         tables.append(_ablation_table(study.small))
@@ -69,7 +77,21 @@ def tables_of(study: Study) -> list[Table]:
         tables += _codec_tables(study)
     if study.speed:
         tables.append(_speed_table(study.speed))
+    if sheet is not None:
+        tables.append(_annotation_table(sheet))
     return tables
+
+
+def _annotation_table(sheet: str) -> Table:
+    counts = drums.tally(drums.read_annotations(sheet))
+    rows = [
+        [system, own.usable, *(own.pattern.get(p, 0) for p in PATTERNS), own.fills, own.musical]
+        for system, own in counts.items()
+    ]
+    note = "Blank counts as no; in the human sheet yes and no are marked, in the others yes alone."
+    return Table(
+        "The expert's sheet", ["system", "usable", *PATTERNS, "fills", "musical"], rows, note
+    )
 
 
 def _systems_table(study: Study) -> Table:
@@ -155,13 +177,15 @@ def _pretrained_table(found: dict) -> Table:
     names = {"pretrained": "pre-trained", "random": "random weights", "lora": "adapters (LoRA)"}
     for kind in found["before"]:
         before, after = (Measurement.of(found[when][kind]) for when in ("before", "after"))
-        rows.append([names[kind], before, after, *[None] * 5])
+        rows.append([names[kind], before, after, *[None] * 6])
     keys = ("to_previous", "to_prompt", "new_share", "onset_f1", "mean")
-    untuned = found["metrics"]["untuned"][TEMPERATURE]
-    rows.append(["composed, not tuned", None, None, *(untuned[key] for key in keys)])
-    tuned = [metrics[TEMPERATURE] for metrics in found["metrics"].get("tuned", [])]
-    cells = [Measurement.of([row[key] for row in tuned]) for key in keys]
-    rows.append(["composed, tuned", None, None, *cells])
+    for kind, copies in found["composed"].items():
+        free = [copy["free"] for copy in copies if "free" in copy]
+        for temperature in copies[0]["metrics"]:
+            picked = [copy["metrics"][temperature] for copy in copies]
+            cells = [Measurement.of([row[key] for row in picked]) for key in keys]
+            name = f"composed, {COMPOSING[kind]}, T = {temperature}"
+            rows.append([name, None, None, *cells, Measurement.of(free) if free else None])
     columns = [
         "SmolLM2-135M",
         "nats before",
@@ -171,10 +195,11 @@ def _pretrained_table(found: dict) -> Table:
         "new",
         "onset F1",
         "mean stability",
+        "valid, free",
     ]
     note = (
-        f"{found['steps']} steps each; nats a line of held-out texts. Composed in the grammar at "
-        f"temperature {TEMPERATURE}."
+        f"{found['steps']} steps each; nats a line of held-out texts. Composed in the grammar; "
+        "valid, free: well-formed lines at temperature 0.9 without it."
     )
     return Table("SmolLM2 on drums", columns, rows, note)
 
@@ -244,9 +269,14 @@ def figures_of(run: Run, study: Study, pieces: Pieces) -> list:
     if TEMPERATURE in sweep:
         lines["model"] = sweep[TEMPERATURE][0]["stabilities"]
     found = [
-        pictures.piano_roll(run, grooves, prompt_steps=32),
+        pictures.piano_roll(run, "piano_roll", grooves, prompt_steps=32),
         pictures.stability_lines(run, lines),
     ]
+    if study.pretrained:
+        composed = study.pretrained["composed"].items()
+        rolls = {COMPOSING[kind]: copies[0]["example"] for kind, copies in composed}
+        rolls = {name: drums.parse_drumroll(text)[0] for name, text in rolls.items()}
+        found.insert(1, pictures.piano_roll(run, "piano_roll_smollm2", rolls, prompt_steps=32))
     if len(sweep) > 2:
         human = study.copying["human"] | {"mean": study.systems["human"]["mean"]}
         found.append(pictures.temperature_lines(run, sweep, human))

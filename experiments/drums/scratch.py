@@ -14,14 +14,15 @@ from experiments.drums.corpora import Pieces
 from experiments.drums.facts import piece_metrics
 from lab.nn.decoder import DecoderConfig, init_params
 from lab.papers import drums
-from lab.papers.drums.data import check_ids
+from lab.papers.drums.data import check_ids, left_padded
 from lab.papers.drums.steps import optimizer
 from lab.papers.drums.whole import Hyper, stack, train_copy
 from lab.report import Run
 from lab.train import Checkpoints, compile_copies, require_finite
 from lab.train.schedules import warmup_cosine
 
-CONTEXT = 352
+# Tokens of the longest piece and its prompt, by tokenizer.
+CONTEXTS = {"line": 352, "character": 2432, "bytes": 1408}
 EVAL_BATCH = 16
 
 
@@ -63,18 +64,18 @@ class Trained:
         return drums.DrumModel(self.plan.config, params, self.plan.tokenizer)
 
 
-def scratch_plan(name: str, setup: Scratch, num_rows: int) -> Plan:
-    """The line-token model of a setup."""
-    tokenizer = drums.LineTokenizer()
+def scratch_plan(name: str, setup: Scratch, rows: Sequence[drums.Row]) -> Plan:
+    """The model of a setup, and how it is trained on rows."""
+    tokenizer = _tokenizer(setup, rows)
     config = DecoderConfig(
         vocab_size=tokenizer.vocab_size,
-        context=CONTEXT,
+        context=CONTEXTS[setup.tokenizer],
         width=setup.width,
         num_layers=setup.num_layers,
         num_heads=setup.num_heads,
         dropout_rate=setup.dropout_rate,
     )
-    per_epoch = max(num_rows // setup.batch_size, 1)
+    per_epoch = max(len(rows) // setup.batch_size, 1)
     return Plan(
         name,
         config,
@@ -86,6 +87,15 @@ def scratch_plan(name: str, setup: Scratch, num_rows: int) -> Plan:
         eval_every=per_epoch,
         keep_best=setup.keep_best,
     )
+
+
+def _tokenizer(setup: Scratch, rows: Sequence[drums.Row]):
+    if setup.tokenizer == "line":
+        return drums.LineTokenizer()
+    if setup.tokenizer == "character":
+        return drums.CharacterTokenizer()
+    texts = [row.prompt + row.completion for row in rows]
+    return drums.train_bpe(texts, setup.num_merges).tokenizer()
 
 
 def train_copies(
@@ -168,11 +178,11 @@ def batches_of(rows: Sequence[drums.Row], tokenizer, context: int) -> list[dict]
     return [drums.data.filled(batch, size) for batch in cut]
 
 
-def training_rows(rows: Sequence[drums.Row], tokenizer) -> dict:
+def training_rows(rows: Sequence[drums.Row], tokenizer, context: int) -> dict:
     """All rows padded to what 99 % of them need; the few longer ones are cut after a measure, so
     that they do not make every step dearer."""
     lengths = [len(tokenizer.encode(row.prompt + row.completion)) for row in rows]
-    length = -(-int(np.quantile(lengths, 0.99)) // 16) * 16
+    length = min(-(-int(np.quantile(lengths, 0.99)) // 16) * 16, context)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         texts = drums.encode_rows(rows, tokenizer, context=length)
@@ -185,13 +195,14 @@ def train_scratch(
     """Trains a setup's repeats and, if asked, its ablations; returns (trained, labels of copies,
     nats a line on test by copy)."""
     rows = pieces.rows["train"]
-    plan = scratch_plan(name, setup, len(rows))
-    arrays = training_rows(rows, plan.tokenizer)
-    settings = [("full", 0.01, 1.0)] * setup.repeats
+    plan = scratch_plan(name, setup, rows)
+    arrays = training_rows(rows, plan.tokenizer, plan.config.context)
+    usual = setup.prompt_weight
+    settings = [("full", usual, 1.0)] * setup.repeats
     if ablations:
         settings += [
-            ("10 % of the data", 0.01, 0.1),
-            ("30 % of the data", 0.01, 0.3),
+            ("10 % of the data", usual, 0.1),
+            ("30 % of the data", usual, 0.3),
             ("prompt weight 0", 0.0, 1.0),
             ("prompt weight 1", 1.0, 1.0),
         ]
@@ -201,9 +212,9 @@ def train_scratch(
     )
     seeds = [seed + i if label == "full" else seed for i, (label, *_) in enumerate(settings)]
     starts = [init_params(plan.config, jax.random.key(1000 + s)) for s in seeds]
-    dev = batches_of(pieces.rows["dev"], plan.tokenizer, CONTEXT)
+    dev = batches_of(pieces.rows["dev"], plan.tokenizer, plan.config.context)
     trained = train_copies(run, plan, arrays, dev, starts, seeds, hyper)
-    test = batches_of(pieces.test, plan.tokenizer, CONTEXT)
+    test = batches_of(pieces.test, plan.tokenizer, plan.config.context)
     evaluate = drums.evaluation(plan.config)
     nats = [nats_per_line(evaluate, trained.model(i).params, test) for i in range(len(seeds))]
     return trained, [label for label, *_ in settings], nats
@@ -215,7 +226,7 @@ def compose_at(
     """Lines of the compositions on every test prompt, a list a temperature; one compiled call."""
     prompts = pieces.prompts
     composer = drums.Composer(model)
-    room = model.config.context - 48
+    room = model.config.context - left_padded(prompts, model.tokenizer).ids.shape[1]
     found = composer.compose(
         prompts * len(temperatures),
         constrained=False,

@@ -1,4 +1,4 @@
-"""The paper's own commands: generating, MIDI to drumroll and back."""
+"""The paper's own commands: generating, MIDI to drumroll and back; `score` is in `scoring`."""
 
 import dataclasses
 import warnings
@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from experiments.command import parse
+from experiments.drums.scoring import score
 from lab.errors import DatasetNotFoundError, InvalidInputError, require
 from lab.files import write_atomically
 
@@ -75,6 +76,10 @@ class ToDrumroll:
     """Bars, padded or cut; 0 for as many as the piece has."""
     official: bool = False
     """The released script's behaviour: first track, its step ranges, unknown notes are errors."""
+    tracks: Literal["merge", "first"] = "merge"
+    """Take the notes of all tracks, or of the first alone."""
+    strict: bool = False
+    """Refuse unknown drums and a missing meter instead of warning."""
     loudness: bool = False
     """Write the notation with three levels of loudness (an extension)."""
     show: bool = False
@@ -97,8 +102,8 @@ class ToMidi:
     """Beats a bar over 4."""
     official: bool = False
     """The released script's bytes."""
-    repair: bool = False
-    """Mend malformed lines instead of stopping at them."""
+    malformed: Literal["raise", "drop", "repair"] = "raise"
+    """Malformed lines stop it, are left out, or mended."""
     wav: bool = False
     """Write the sound too."""
     humanise: bool = False
@@ -213,14 +218,15 @@ def midi2drumroll(args: list[str]) -> int:
     options = parse(ToDrumroll, args, prog=f"{_PROG} midi2drumroll", description=ToDrumroll.__doc__)
     from lab.papers import drums
 
-    tracks, rule = ("first", "official") if options.official else ("merge", "nearest")
+    tracks, rule = ("first", "official") if options.official else (options.tracks, "nearest")
+    strict = options.official or options.strict
     content, source = _content(options.midi), str(options.midi)
     groove = drums.quantise(
         drums.read_midi(content, tracks=tracks, source=source),
         num_measures=options.measures or None,
         step_rule=rule,
-        missing_meter="skip" if options.official else "assume",
-        strict=options.official,
+        missing_meter="skip" if strict else "assume",
+        strict=strict,
         source=source,
     )
     if options.show:
@@ -244,10 +250,11 @@ def drumroll2midi(args: list[str]) -> int:
     if options.official:
         print(write_atomically(out, drums.write_official_midi(text)))
         return 0
-    hits, malformed = drums.parse_drumroll(text, "repair" if options.repair else "raise")
+    hits, malformed = drums.parse_drumroll(text, options.malformed)
     require(len(hits) > 0, f"{options.text} holds no lines of a drumroll")
     if malformed:
-        warnings.warn(f"{len(malformed)} malformed lines were repaired", stacklevel=1)
+        done = {"drop": "left out", "repair": "repaired"}[options.malformed]
+        warnings.warn(f"{len(malformed)} malformed lines were {done}", stacklevel=1)
     groove = drums.Groove(hits, meter=_meter(options.meter), bpm=options.bpm)
     if options.humanise:
         groove = drums.humanise(groove, seed=options.seed)
@@ -258,4 +265,9 @@ def drumroll2midi(args: list[str]) -> int:
     return 0
 
 
-VERBS = {"generate": generate, "midi2drumroll": midi2drumroll, "drumroll2midi": drumroll2midi}
+VERBS = {
+    "generate": generate,
+    "midi2drumroll": midi2drumroll,
+    "drumroll2midi": drumroll2midi,
+    "score": score,
+}

@@ -12,7 +12,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from lab.data.archives import member_content
 from lab.errors import CorruptFileError, DatasetNotFoundError, require, require_extra
 
 SPLITS = ("train", "validation", "test")
@@ -65,17 +67,20 @@ def read_groove(path: str | Path) -> list[GrooveFile]:
     """All performances, in the order of `info.csv`.
 
     Args: path, what `lab.data.locate("groove")` finds: the tar archive, an `info.csv`, or the
-      `dataset_info.json` of a folder of tensorflow-datasets. A zip archive does too.
+      `dataset_info.json` of a folder of tensorflow-datasets. A zip archive does too, and so does
+      the folder of E-GMD, whose table has another name and the same columns.
     Raises: DatasetNotFoundError, CorruptFileError.
     """
     path = Path(path)
     if path.name == "dataset_info.json":
         return list(_from_tfds(path.parent))
     if path.is_dir():
-        path = path / "info.csv"
+        others = sorted(path.glob("*.csv"))
+        has_one = len(others) == 1
+        path = others[0] if has_one else path / "info.csv"
     if not path.is_file():
         raise DatasetNotFoundError(f"{path} is not there")
-    if path.name == "info.csv":
+    if path.suffix == ".csv":
         return _from_table(path.read_text(encoding="utf-8"), _from_folder(path.parent), path)
     with _archive(path) as read:
         return _from_table(read("groove/info.csv").decode(), lambda n: read(f"groove/{n}"), path)
@@ -103,9 +108,9 @@ def read_drum_texts(path: str | Path) -> DrumTexts:
             for member in archive:
                 name = PurePosixPath(member.name)
                 if member.isfile() and name.suffix == ".jsonl":
-                    rows[name.stem] = archive.extractfile(member).read().decode()
+                    rows[name.stem] = member_content(archive, member).decode()
                 elif member.isfile() and name.suffix == ".txt":
-                    content = archive.extractfile(member).read().decode()
+                    content = member_content(archive, member).decode()
                     texts[name.parent.name][name.stem] = content
     except (tarfile.TarError, EOFError, OSError, KeyError, UnicodeDecodeError, zlib.error) as error:
         raise CorruptFileError(f"{path} cannot be read: {error}") from error
@@ -175,7 +180,7 @@ def _archive(path: Path) -> Iterator[Callable[[str], bytes]]:
             return
         with tarfile.open(path) as archive:
             # Read in the order of the archive: seeking back in a gzip stream starts it anew.
-            members = {m.name: archive.extractfile(m).read() for m in archive if m.isfile()}
+            members = {m.name: member_content(archive, m) for m in archive if m.isfile()}
         yield guarded(members.__getitem__)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
         raise CorruptFileError(f"{path} cannot be read: {error}") from error
@@ -186,7 +191,7 @@ def _from_tfds(folder: Path) -> Iterable[GrooveFile]:
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder_from_directory(str(folder))
+        builder: Any = tfds.builder_from_directory(str(folder))
         for split in builder.info.splits:
             yield from (
                 _from_record(record, builder.info.features, _checked_split(split))

@@ -68,6 +68,11 @@ def test_a_folder_a_tar_and_a_zip_give_the_same(folder, tmp_path):
     check(read_groove(tmp_path / "g.zip"))
 
 
+def test_the_table_of_a_sister_data_set_may_have_its_own_name(folder):
+    (folder / "info.csv").rename(folder / "e-gmd-v1.0.0.csv")
+    check(read_groove(folder))
+
+
 def test_the_catalogue_finds_it(folder):
     check(lab.data.load("groove", data_dir=folder.parent))
 

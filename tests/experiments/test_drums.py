@@ -76,7 +76,7 @@ def test_training_resumes_to_the_very_same_model(finished, tmp_path):
     weights = (run.folder / "model.safetensors").read_bytes()
     pieces = load_pieces(TINY, run)
     other = Run.open(tmp_path, "drums", "quick", "tiny", TINY)
-    plan = scratch.scratch_plan("scratch", TINY.scratch, 16)
+    plan = scratch.scratch_plan("scratch", TINY.scratch, pieces.rows["train"])
     save = Checkpoints.save
 
     class Killed(Exception):
@@ -163,7 +163,32 @@ def test_midi_to_drumroll_and_back(tmp_path, capsys):
     assert run_verb("drumroll2midi", path) == 2
     assert "malformed" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="repaired"):
-        assert run_verb("drumroll2midi", path, "--repair") == 0
+        assert run_verb("drumroll2midi", path, "--malformed", "repair") == 0
+
+
+def test_grooves_in_files_are_scored(tmp_path, capsys):
+    rock = library.groove("rock", 4)
+    bars = [rock.hits[i : i + 16] for i in (0, 0, 0, 32)]
+    own = tmp_path / "mine"
+    own.mkdir()
+    for name, order in (("a", (0, 1, 2)), ("b", (0, 2, 3))):
+        groove = library.Groove(np.concatenate([bars[i] for i in order]))
+        (own / f"{name}.txt").write_text(groove.text)
+        (own / f"{name}.mid").write_bytes(library.write_midi(groove))
+    (tmp_path / "known").mkdir()
+    (tmp_path / "known" / "b.mid").write_bytes((own / "b.mid").read_bytes())
+    out = tmp_path / "scores.json"
+    paths = (own, "--reference", tmp_path / "known", "--out", out)
+    assert run_verb("score", *paths) == 0
+    assert "| mine | 2 | " in capsys.readouterr().out
+    found = json.loads(out.read_text())["mine"]
+    assert found["stabilities"] == [[0], [0]]
+    assert (found["to_previous"], found["to_prompt"]) == (0.5, 0.5)
+    assert (found["new_share"], found["validity"]) == (0.0, 1.0)
+    assert run_verb("score", tmp_path / "nowhere") == 2
+    assert "holds no drumroll texts" in capsys.readouterr().err
+    out.write_text("[1]")
+    assert run_verb("score", out) == 2
 
 
 def test_unknown_parts_and_corpora_are_refused(tmp_path):
@@ -277,7 +302,11 @@ def test_a_pretrained_llama_is_tuned_in_three_ways(finished, tmp_path):
     found = smollm2.run_pretrained(other, setup, model, pieces, 0)
     assert set(found["after"]) == {"pretrained", "random", "lora"}
     assert found["after"]["pretrained"][0] < found["before"]["pretrained"][0]
-    assert found["metrics"]["tuned"][0]["0.9"]["measures"] == 3.0
+    assert set(found["composed"]) == {"untuned", "pretrained", "random"}
+    composed = found["composed"]["pretrained"][0]
+    assert composed["metrics"]["0.9"]["measures"] == 3.0
+    assert 0 <= composed["free"] <= 1
+    assert composed["example"].count("\n") == 48
     saved = library.open_model(other.folder / "smollm2-drums.safetensors")
     assert saved.config.architecture == "llama"
     arrays, _ = smollm2._texts(dataclasses.replace(setup, whole_pieces=True), model, pieces)

@@ -20,12 +20,12 @@ from lab.papers.drums.notation import (
     END,
     MEASURE,
     STEPS_PER_QUARTER,
+    WIDTH,
     check_prompt,
     drumroll_of,
     parse_drumroll,
     prompt_of,
 )
-from lab.papers.drums.rows import strip_silence
 
 PROMPT_STEPS = 2 * MEASURE
 MAX_NEW_TOKENS = 1000
@@ -153,13 +153,20 @@ def _keys(seeds: int | Sequence[int], rows: int) -> jax.Array:
 
 
 def prompt_of_groove(groove: Groove) -> str:
-    """The prompt of a groove: its first two measures of 16 steps that sound.
+    """The prompt of a groove: its first two neighbouring measures of 16 steps that sound, or the
+    first two that sound where none are neighbours.
 
-    Raises: InvalidInputError where it has fewer.
+    Raises: InvalidInputError where fewer than two sound.
     """
-    lines = strip_silence(groove.text.splitlines(keepends=True), "measure")
-    hits, _ = parse_drumroll("".join(lines))
-    return prompt_of(hits)
+    measures = groove.hits[: len(groove.hits) // MEASURE * MEASURE].reshape(-1, MEASURE, WIDTH)
+    sounding = np.flatnonzero(measures.any(axis=(1, 2)))
+    require(
+        len(sounding) >= 2,
+        f"a prompt needs 2 measures of {MEASURE} steps that are not empty, the groove has "
+        f"{len(sounding)} in {len(groove.hits)} steps",
+    )
+    first = np.argmax(np.diff(sounding) == 1)
+    return prompt_of(measures[sounding[first : first + 2]].reshape(-1, WIDTH))
 
 
 def compose_bars(

@@ -34,9 +34,17 @@ class Corpus:
         return [texts[name].splitlines(keepends=True) for name in sorted(texts)]
 
 
-def papers_files(files: Iterable[GrooveFile]) -> list[GrooveFile]:
-    """The beats played in the sessions, without fills and the evaluation sessions."""
-    return [f for f in files if f.kind == "beat" and f.session in SESSIONS]
+def papers_files(files: Iterable[GrooveFile], *, fills: bool = False) -> list[GrooveFile]:
+    """The beats played in the sessions, without the evaluation sessions.
+
+    Args: fills, add the fills among the training files (the paper does not use them).
+    """
+    return [
+        f
+        for f in files
+        if f.session in SESSIONS
+        and (f.kind == "beat" or (fills and f.kind == "fill" and f.split == "train"))
+    ]
 
 
 def held_out_drummer(files: Sequence[GrooveFile], drummer: int) -> list[GrooveFile]:

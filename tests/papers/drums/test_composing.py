@@ -118,6 +118,11 @@ def test_the_prompt_of_a_groove_begins_where_it_sounds():
     rock = groove("rock", 4)
     late = Groove(np.concatenate([np.zeros((16, 6), bool), rock.hits]))
     assert prompt_of_groove(late) == prompt_of_groove(rock)
+    silence = np.zeros((16, 6), bool)
+    gaps = [rock.hits[16:32], silence, rock.hits[:32]]
+    assert prompt_of_groove(Groove(np.concatenate(gaps))) == prompt_of_groove(rock)
+    apart = [rock.hits[:16], silence, rock.hits[16:32]]
+    assert prompt_of_groove(Groove(np.concatenate(apart))) == prompt_of_groove(rock)
     with pytest.raises(InvalidInputError, match="a prompt needs 2 measures"):
         prompt_of_groove(Groove(rock.hits[:16]))
     with pytest.raises(InvalidInputError, match="a prompt needs 2 measures"):

@@ -50,6 +50,8 @@ def test_beats_of_the_sessions_are_converted_and_other_meters_skipped():
         "3_5_rock_100_beat_6-8",
         "3_6_rock_100_beat_4-4",
     ]
+    with_fills = papers_files(FILES, fills=True)
+    assert [f.name for f in with_fills if f not in chosen] == ["1_2_rock_100_fill_4-4"]
     corpus = read_corpus(chosen)
     assert corpus.num_files == 4
     assert corpus.skipped == ("3_5_rock_100_beat_6-8",)
