@@ -26,6 +26,7 @@ COMMANDS = {
     "speed": "speed",
     "list": "listing",
     "readme": "readme",
+    "new-paper": "new_paper",
 }
 ABOUT_PRESETS = {
     "quick": "embedded data, at most 90 s on two CPU cores",

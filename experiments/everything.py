@@ -26,11 +26,12 @@ An interrupted call goes on where it stopped: papers that are finished with the 
 and code are kept. One paper: python -m experiments.<paper> [quick|bench|paper] [overrides].
 
 Other commands:
-  report  build the report page of the runs there are
-  data    which data sets are here, which are missing, and how to get them
-  speed   compile time, steps a second, memory, and what running together gains
-  list    the papers, their presets, and what these need
-  readme  writes the results of finished bench runs into the READMEs
+  report     build the report page of the runs there are
+  data       which data sets are here, which are missing, and how to get them
+  speed      compile time, steps a second, memory, and what running together gains
+  list       the papers, their presets, and what these need
+  readme     writes the results of finished bench runs into the READMEs
+  new-paper  makes the rooms of a new paper, with a preset that works
 
 Papers: {papers}"""
 
