@@ -1,7 +1,6 @@
 """`python -m experiments readme`: the measured tables of the READMEs."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +10,16 @@ import lab
 from experiments import papers
 from experiments.command import parse
 from experiments.report import KEPT_RESULTS
+from experiments.show import counts_in_words
+from lab.errors import require
 from lab.files import write_atomically
 from lab.report import Result, Table
-from lab.report.claims import counted
-from lab.report.markdown import BEGIN, replace_block, results_markdown, table_markdown
+from lab.report.markdown import replace_block, results_markdown, table_markdown
 
 _ABOUT = """Writes the results of finished bench runs into the READMEs of a checkout.
 
 Each result is kept in experiments/results/<paper>.json; a paper that was not run here keeps the one
-it has. Tables go between the markers of a README."""
+it has. Tables go between the markers of a README; the top one gets a row a paper."""
 
 TOP = Path(lab.__file__).resolve().parents[1] / "README.md"
 
@@ -41,8 +41,12 @@ class ReadmeOptions:
 
 
 def run(args: list[str]) -> int:
-    """Takes results over and writes the tables; returns the exit code."""
+    """Takes results over and writes the tables; returns the exit code.
+
+    Raises: InvalidInputError outside a checkout, or for a README without its markers.
+    """
     options = parse(ReadmeOptions, args, prog="python -m experiments readme", description=_ABOUT)
+    require(TOP.is_file(), f"{TOP} is not there: run this in a clone of the repository")
     for name in options.papers or papers.names():
         result = _kept(name, options)
         if result is None:
@@ -51,22 +55,24 @@ def run(args: list[str]) -> int:
         readme = papers.rooms(name) / "README.md"
         _write_block(readme, results_markdown(result))
         print(f"{name}: {readme}")
-    results = [Result.load(path) for path in sorted(KEPT_RESULTS.glob("*.json"))]
-    if BEGIN in TOP.read_text(encoding="utf-8"):
-        _write_block(TOP, summary_markdown(results))
-        print(f"summary: {TOP}")
+    _write_block(TOP, summary_markdown())
+    print(f"summary: {TOP}")
     return 0
 
 
-def summary_markdown(results: Sequence[Result]) -> str:
-    """One row a paper: what it is, and how its claims came out."""
+def summary_markdown() -> str:
+    """One row a paper: what it does, how its claims came out, and where that was measured."""
     rows = []
-    for result in results:
-        counts = result.counts().items()
-        verdicts = ", ".join(counted(verdict, count) for verdict, count in counts if count)
-        link = f"[{result.title}](lab/papers/{result.paper}/README.md)"
-        rows.append((link, result.summary, verdicts))
-    return table_markdown(Table("Results", ("paper", "what it is", "claims"), rows))
+    for name in papers.names():
+        experiment, kept = papers.load(name), KEPT_RESULTS / f"{name}.json"
+        claims, where = "not measured yet", ""
+        if kept.is_file():
+            result = Result.load(kept)
+            claims = counts_in_words(result)
+            where = f"{result.date[:10]}, {result.seconds:.0f} s on {result.machine}"
+        link = f"[{experiment.TITLE}](lab/papers/{name}/README.md), `{name}`"
+        rows.append((link, experiment.SUMMARY, claims, where))
+    return table_markdown(Table("", ("paper", "what it does", "claims", "measured"), rows))
 
 
 def _kept(name: str, options: ReadmeOptions) -> Result | None:

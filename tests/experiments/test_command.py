@@ -40,7 +40,7 @@ def test_overrides_are_typed_and_kept(call, counting):
         (("counting", "--train.stepz", "7"), "--train.steps"),
         (("counting", "--train.steps", "many"), "many"),
         (("counting", "huge"), "no preset or command 'huge'; there are: quick, bench, describe"),
-        (("spell",), "no command 'spell'; there are: report, data, speed, list, readme, counting"),
+        (("spell",), "no command 'spell'; there are: report, data, speed, list, readme, new-paper"),
         (("--preset",), "--preset"),
     ],
 )
