@@ -87,13 +87,13 @@ class Transfer:
     """Its blocks."""
     num_heads: int = 4
     """Heads of a block."""
-    pretrain_steps: int = 300
+    pretrain_steps: int = 240
     """Steps on English."""
     pretrain_batch: int = 16
     """Rows of `pretrain_length` tokens a step."""
     pretrain_length: int = 256
     """Tokens of a row of English."""
-    tune_steps: int = 80
+    tune_steps: int = 60
     """Steps on drums, the same for both."""
     batch_size: int = 8
     """Windows of four measures a step."""
@@ -132,21 +132,21 @@ class Pretrained:
     """Peak, low-rank adapters."""
     lora_rank: int = 8
     """Rank of the adapters on queries and values; 0 leaves the adapters out."""
-    eval_rows: int = 12
+    eval_rows: int = 6
     """Development windows that the loss is measured on."""
     repeats: int = 1
     """Seeds."""
     dtype: str = "float32"
     """Of matrix products in training."""
-    num_measures: int = 4
+    num_measures: int = 2
     """Measures composed behind each prompt."""
-    temperatures: tuple[float, ...] = (0.9,)
+    temperatures: tuple[float, ...] = (0.5, 0.9)
     """Temperatures of the compositions."""
     free_tokens: int = 60
     """Tokens drawn without the grammar, to count well-formed lines; 0 leaves it out."""
     batches: tuple[int, ...] = (1, 8, 37)
     """Batch sizes whose decoding speed is measured."""
-    speed_tokens: int = 96
+    speed_tokens: int = 64
     """Tokens a prompt in the measurement of speed."""
 
 

@@ -15,6 +15,7 @@ from lab.nn.sampling import draw, sampling
 from lab.papers import drums
 
 REPEATS = 3
+TURNS = 5
 
 
 def read_bandwidth(num_bytes: int = 1 << 28) -> float:
@@ -22,7 +23,7 @@ def read_bandwidth(num_bytes: int = 1 << 28) -> float:
     data = jnp.ones(num_bytes // 4, jnp.float32)
     total = jax.jit(lambda x: x.reshape(64, -1).sum(axis=1))
     total(data).block_until_ready()
-    return num_bytes / _best_seconds(lambda: total(data), repeats=8)
+    return num_bytes / _best_seconds(lambda: total(data), repeats=4)
 
 
 def decoding_speed(model: drums.DrumModel, setup: Pretrained, prompts: list[str]) -> dict:
@@ -53,8 +54,8 @@ def decoding_speed(model: drums.DrumModel, setup: Pretrained, prompts: list[str]
     found |= {"seconds_per_token": {}, "bytes_per_token": {}, "bandwidth_share": {}}
     single = drums.Composer(model, dtype="float32")
     for dtype, ready in (("bfloat16", composer), ("float32", single)):
-        seconds = _seconds_per_token(ready, whole, automaton, number)
-        size, bandwidth = bytes_per_token(ready, automaton), read_bandwidth()
+        seconds, bandwidth = _seconds_per_token(ready, whole, automaton, number)
+        size = bytes_per_token(ready, automaton)
         found["seconds_per_token"][dtype] = seconds
         found["bytes_per_token"][dtype] = size
         found["bandwidth_share"][dtype] = size / bandwidth / seconds
@@ -62,17 +63,29 @@ def decoding_speed(model: drums.DrumModel, setup: Pretrained, prompts: list[str]
     return found
 
 
-def _seconds_per_token(composer, prompts, automaton, number: int) -> float:
-    """Of one prompt, without the prefill: the difference of a long and a short continuation."""
+def _seconds_per_token(composer, prompts, automaton, number: int) -> tuple[float, float]:
+    """Of one prompt, without the prefill: the difference of a long and a short continuation.
+
+    Returns: (seconds, bytes a second that the machine reads). Both are the best of turns that
+    follow each other, so that what else the machine does disturbs them alike.
+    """
     settings = sampling(1, temperature=0.9)
-    seconds = []
-    for tokens in (number, number // 4):
-        call = functools.partial(
+    sizes = (number, number // 4)
+    calls = [
+        functools.partial(
             composer.run, prompts.ids[:1], prompts.mask[:1], 0, settings, tokens, automaton
         )
+        for tokens in sizes
+    ]
+    for call in calls:
         jax.block_until_ready(call())
-        seconds.append(_best_seconds(call, REPEATS))
-    return (seconds[0] - seconds[1]) / (number - number // 4)
+    seconds, bandwidths = ([], []), []
+    for _ in range(TURNS):
+        bandwidths.append(read_bandwidth())
+        for found, call in zip(seconds, calls, strict=True):
+            found.append(_best_seconds(call, 1))
+    long, short = map(min, seconds)
+    return (long - short) / (sizes[0] - sizes[1]), max(bandwidths)
 
 
 def bytes_per_token(composer: drums.Composer, automaton) -> int:

@@ -95,9 +95,15 @@ def _annotation_table(sheet: str) -> Table:
 
 
 def _systems_table(study: Study) -> Table:
-    columns = ["system", "mean", "zeros", "gap", "within", "gap n_init=10", "within n_init=10"]
+    variants = ("exact", "n_init=10", "n_init=1")
+    columns = [
+        "system",
+        "mean",
+        "zeros",
+        *(f"{x}, {v}" for v in variants for x in ("gap", "within")),
+    ]
     rows = [
-        [name, s["mean"], s["zero_share"], *s["exact"], *s["n_init=10"]]
+        [name, s["mean"], s["zero_share"], *(x for variant in variants for x in s[variant])]
         for name, s in study.systems.items()
     ]
     note = "Stability in character edits; two clusters a piece, exact and as scikit-learn's KMeans."
@@ -112,16 +118,18 @@ def _sweep_table(study: Study) -> Table:
     if study.markov is not None:
         order = study.markov["order"]
         rows.append([f"counted lines, order {order}", *(study.markov[key] for key, _ in METRICS)])
-    human = study.copying["human"]
-    known = {
-        "to_previous": human["to_previous"],
-        "to_prompt": human["to_prompt"],
-        "new_share": human["generated_vs_train"],
-        "mean": study.systems["human"]["mean"],
-        "gap": study.systems["human"]["exact"][0],
-        "within": study.systems["human"]["exact"][1],
-    }
-    rows.append(["human", *(known.get(key) for key, _ in METRICS)])
+    for system, copied in study.copying.items():
+        structure = study.systems[system]
+        known = {
+            "to_previous": copied["to_previous"],
+            "to_prompt": copied["to_prompt"],
+            "new_share": copied["generated_vs_train"],
+            "validity": copied["validity"],
+            "mean": structure["mean"],
+            "gap": structure["exact"][0],
+            "within": structure["exact"][1],
+        }
+        rows.append([system, *(known.get(key) for key, _ in METRICS)])
     nats = Measurement.of(study.scratch["test"])
     markov = "" if study.markov is None else f", counted lines {study.markov['test']:.3f}"
     note = (

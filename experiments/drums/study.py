@@ -132,5 +132,5 @@ def _pretrained(config: Config, run: Run, pieces: Pieces) -> dict[str, dict | No
     def time_decoding():
         return {} if opened() is None else decoding.decoding_speed(model, setup, pieces.prompts)
 
-    measures = {"speed": time_decoding, "pretrained": tune}
+    measures = {"pretrained": tune, "speed": time_decoding}
     return {name: kept(run, name, f) for name, f in measures.items() if name in config.parts}
