@@ -4,6 +4,7 @@ import lzma
 import tarfile
 from pathlib import Path, PurePosixPath
 
+from lab.data.archives import member_content
 from lab.errors import CorruptFileError, DatasetNotFoundError, require
 
 SPLITS = ("train", "validation")
@@ -25,7 +26,7 @@ def read_text(path: str | Path, split: str = "train") -> dict[str, str]:
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.isfile():
-                    text = archive.extractfile(member).read().decode("ascii")
+                    text = member_content(archive, member).decode("ascii")
                     texts[PurePosixPath(member.name).stem] = _part(text, split)
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, UnicodeDecodeError) as error:
         raise CorruptFileError(f"{path} cannot be read: {error}") from error
