@@ -12,6 +12,7 @@ from experiments.graph_unlearning import Config
 from lab.data.graphs import NodeDataset
 from lab.metrics.classification import micro_f1
 from lab.papers import graph_unlearning as gu
+from lab.train import seed_keys
 from lab.train.whole import require_finite
 
 AGGREGATORS = ("mean", "majority", "lbaggr")
@@ -223,7 +224,7 @@ def learned_weights(
     log_probs = gu.posteriors(logits, stack.test_mask)
     log_probs = log_probs.reshape(len(nodes), -1, *log_probs.shape[1:])
     labels = problem.dataset.labels[np.stack(nodes)]
-    keys = jax.vmap(jax.random.key)(np.arange(len(nodes)) + seed)
+    keys = seed_keys(range(seed, seed + len(nodes)))
     return np.asarray(_fit_all(log_probs, labels, keys))
 
 

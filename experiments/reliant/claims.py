@@ -11,7 +11,7 @@ from lab.papers.reliant import is_dominated
 from lab.report import Claim, Measurement
 
 
-def claims_of(config: Config, study: Study) -> list[Claim]:
+def all_claims(config: Config, study: Study) -> list[Claim]:
     """C1 to C7 on what was run, and the parts of the paper that this preset does not reach."""
     rows = []
     for dataset in config.datasets:

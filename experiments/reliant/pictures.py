@@ -9,7 +9,7 @@ from lab.papers.reliant import by_group
 from lab.report import Figure, Run, figures
 
 
-def pictures(study: Study, run: Run) -> list[Figure]:
+def all_pictures(study: Study, run: Run) -> list[Figure]:
     """All pictures that the study has the runs for."""
     made = []
     curves = sorted(

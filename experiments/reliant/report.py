@@ -3,8 +3,8 @@
 import numpy as np
 
 from experiments.reliant import SUMMARY, TITLE, Config
-from experiments.reliant.claims import claims_of
-from experiments.reliant.pictures import pictures
+from experiments.reliant.claims import all_claims
+from experiments.reliant.pictures import all_pictures
 from experiments.reliant.settings import OFFICIAL, RULES
 from experiments.reliant.study import Cell, Study, run_study
 from lab.papers.reliant import by_group
@@ -47,9 +47,9 @@ def study_result(config: Config, run: Run) -> Result:
     return Result(
         TITLE,
         SUMMARY,
-        claims=claims_of(config, study),
+        claims=all_claims(config, study),
         tables=tables,
-        figures=pictures(study, run),
+        figures=all_pictures(study, run),
         notes=notes,
     )
 

@@ -3,7 +3,7 @@
 from lab.train.checkpoints import Checkpoints
 from lab.train.devices import CompiledStep, compile, compile_copies, start_distributed
 from lab.train.loop import Fitted, fit
-from lab.train.state import Aux, TrainState, check_key, init_state, state_of, step_key
+from lab.train.state import Aux, TrainState, check_key, init_state, seed_keys, state_of, step_key
 from lab.train.steps import make_train_step, mean_over
 from lab.train.whole import (
     all_finite,
@@ -33,6 +33,7 @@ __all__ = [
     "require_finite",
     "run",
     "run_in_chunks",
+    "seed_keys",
     "start_distributed",
     "state_of",
     "step_key",

@@ -1,5 +1,6 @@
 """The state of a training run, as one pytree."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -62,6 +63,11 @@ def state_of(variables: dict, tx: optax.GradientTransformation, key: jax.Array) 
 def step_key(state) -> jax.Array:
     """The typed key of the step that `state` is about to take."""
     return jax.random.fold_in(state.key, state.step)
+
+
+def seed_keys(seeds: Iterable[int]) -> jax.Array:
+    """One typed key a seed, [seeds]; a copy's key does not depend on how many there are."""
+    return jnp.stack([jax.random.key(seed) for seed in seeds])
 
 
 def check_key(key: jax.Array) -> jax.Array:

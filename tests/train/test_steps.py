@@ -5,7 +5,15 @@ import optax
 import pytest
 
 from lab.errors import InvalidInputError
-from lab.train import Aux, init_state, make_train_step, mean_over, state_of, step_key
+from lab.train import (
+    Aux,
+    init_state,
+    make_train_step,
+    mean_over,
+    seed_keys,
+    state_of,
+    step_key,
+)
 from tests.train.toy import Net
 
 
@@ -43,6 +51,12 @@ def test_mutable_collections_are_kept_apart_from_parameters():
     state = init_state(Net(None), optax.adam(1e-3), jax.random.key(0), x, keep, train=False)
     assert set(state.model_state) == {"batch_stats"}
     assert "batch_stats" not in state.params
+
+
+def test_the_key_of_a_seed_does_not_depend_on_how_many_there_are():
+    keys = jax.random.key_data(seed_keys(range(3)))
+    np.testing.assert_array_equal(keys[2], jax.random.key_data(seed_keys([2]))[0])
+    np.testing.assert_array_equal(keys[2], jax.random.key_data(jax.random.key(2)))
 
 
 def test_raw_keys_are_refused():

@@ -51,8 +51,9 @@ from lab.papers.reliant.similarity import similarity_graph
 from lab.papers.reliant.steps import init_student, make_epoch, make_task, selected_logits
 from lab.papers.reliant.students import PLPConfig, SGCConfig
 from lab.papers.reliant.teachers import TeacherConfig
-from lab.papers.reliant.training import predict, seed_keys, teach, train_students
+from lab.papers.reliant.training import predict, teach, train_students
 from lab.papers.reliant.wrapping import init_fair_state, make_fair_step
+from lab.train.state import seed_keys
 
 __all__ = [
     "REG_ONLY",

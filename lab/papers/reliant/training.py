@@ -12,7 +12,7 @@ A copy is one seed with one weight:
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -41,11 +41,6 @@ from lab.train.devices import compile_copies
 from lab.train.state import Aux, TrainState, check_key, init_state
 from lab.train.steps import make_train_step
 from lab.train.whole import History, run, run_in_chunks
-
-
-def seed_keys(seeds: Iterable[int]) -> jax.Array:
-    """One typed key a seed; [seeds]."""
-    return jnp.stack([jax.random.key(seed) for seed in seeds])
 
 
 class TeacherState(TrainState):
