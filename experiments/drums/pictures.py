@@ -51,10 +51,10 @@ def stability_lines(run, systems: Mapping[str, Sequence[Sequence[float]]]):
             left.plot(places, values, label=name, marker=marker, color=_colour(i))
             means = _means_by_measure(systems[name])
             right.plot(np.arange(2, len(means) + 2), means, marker=marker, color=_colour(i))
-        left.set_ylim(-1, 50)
         fig.legend(loc="outside lower center", ncols=len(names))
         for ax in (left, right):
             ax.set_xticks(range(2, 16, 2))
+            ax.set_ylim(-1, 50)
     figures.label(left, title="One piece", x="measure", y="edit distance to a neighbour")
     figures.label(right, title="Mean of all pieces", x="measure")
     return run.figure(
@@ -145,6 +145,8 @@ def occurrence_bars(run, histograms: Mapping[str, Sequence[int]], reference: str
     labels = ["0-1", *(str(i) for i in range(2, 11))]
     shares = {name: np.array(h) / max(sum(h), 1) for name, h in histograms.items()}
     figures.bars(ax, labels, shares)
+    ax.set_yscale("log")  # nine measures of ten are in the first bin
+    ax.set_ylim(1e-3, 1)
     figures.label(
         ax, title="Copying", x=f"occurrences among the {reference} texts", y="share of measures"
     )
