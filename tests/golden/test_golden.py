@@ -10,7 +10,7 @@ import pytest
 
 from tests.golden import kinds
 from tests.golden.comparison import disagreements
-from tests.golden.entries import Entry, golden_dir, read_entries
+from tests.golden.entries import SHIPPED_DIR, Entry, golden_dir, read_entries, read_manifest
 
 
 @functools.cache
@@ -52,10 +52,18 @@ def as_case(entry: Entry):
 
 
 ENTRIES = read_entries(golden_dir())
+SHIPPED = sorted(path.parent for path in SHIPPED_DIR.glob("*/manifest.json"))
 
 
 def test_golden_folder_holds_entries():
     assert ENTRIES, f"no manifest with entries of a built paper below {golden_dir()}"
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_every_shipped_entry_has_its_file(folder):
+    files = {entry["file"] for entry in read_manifest(folder)["entries"]}
+    missing = sorted(file for file in files if not (folder / file).is_file())
+    assert not missing, f"{folder} lacks {missing} (CONTRIBUTING.md, Golden files)"
 
 
 @pytest.mark.parametrize("entry", [as_case(entry) for entry in ENTRIES])
