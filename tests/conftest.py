@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 
+import hypothesis
 import pytest
 
 from lab.data import catalogue
@@ -20,6 +21,9 @@ def pytest_configure(config):
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
         config.add_cleanup(lambda folder=os.environ[_CACHE]: shutil.rmtree(folder, True))
+    # An example that takes long on a busy machine, or because it compiles, is no failure.
+    hypothesis.settings.register_profile("tenfold", deadline=None)
+    hypothesis.settings.load_profile("tenfold")
 
 
 def pytest_collection_modifyitems(items):
