@@ -37,7 +37,7 @@ PAPER_COPIES = {
 TEMPERATURE = "0.9"
 
 
-def claims_of(config: Config, study: Study) -> list[Claim]:
+def all_claims(config: Config, study: Study) -> list[Claim]:
     """A row for every claim, tested or not."""
     real = study.texts is not None
     return [

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments.drums import SUMMARY, TITLE, Config, pictures, smollm2
-from experiments.drums.claims import TEMPERATURE, claims_of
+from experiments.drums.claims import TEMPERATURE, all_claims
 from experiments.drums.corpora import Pieces, load_pieces
 from experiments.drums.study import EXAMPLE_MEASURES, Study, measure
 from lab.files import write_atomically
@@ -46,8 +46,8 @@ def study_result(config: Config, run: Run) -> Result:
     return Result(
         TITLE,
         SUMMARY,
-        claims=claims_of(config, study),
-        tables=tables_of(study, config.annotations),
+        claims=all_claims(config, study),
+        tables=all_tables(study, config.annotations),
         figures=figures_of(run, study, pieces),
         notes=notes_of(config, study),
     )
@@ -64,7 +64,7 @@ def _write_examples(run: Run, study: Study) -> None:
         write_atomically(base.with_suffix(".txt"), text)
 
 
-def tables_of(study: Study, sheet: str | None = None) -> list[Table]:
+def all_tables(study: Study, sheet: str | None = None) -> list[Table]:
     """All tables; `sheet` is the expert's, if there is one."""
     tables = [_systems_table(study), _sweep_table(study)]
     if study.small is not None:
