@@ -2,6 +2,9 @@
 
 import importlib
 from types import ModuleType
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
 class LabError(Exception):
@@ -70,6 +73,13 @@ def require(condition: bool, message: str, error: type[LabError] = InvalidInputE
     """Raises `error(message)` unless `condition` holds."""
     if not condition:
         raise error(message)
+
+
+def require_given(value: _T | None, message: str) -> _T:
+    """Returns `value`; raises InvalidInputError(message) where it is None."""
+    if value is None:
+        raise InvalidInputError(message)
+    return value
 
 
 def require_extra(module: str, *, extra: str) -> ModuleType:

@@ -30,7 +30,7 @@ def storage_errors(path: str | os.PathLike) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        reason = _REASONS.get(error.errno, error.strerror or str(error))
+        reason = _REASONS.get(error.errno or 0, error.strerror or str(error))
         if error.errno in _FULL:
             mend = "make room or choose another folder; what was there before is unchanged"
         else:

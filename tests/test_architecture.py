@@ -64,7 +64,7 @@ def standing_rooms() -> set[str]:
     folders = [*(ROOT / "experiments").iterdir(), *(ROOT / "tests").iterdir()]
     found |= {path for path in folders if path.is_dir() and path.name not in PAPERS}
     found = {path for path in found if not path.name.startswith(("__pycache__", "."))}
-    return {path.relative_to(ROOT).as_posix() for path in found} | {"colab"}
+    return {path.relative_to(ROOT).as_posix() for path in found} | {"colab", "docs", "typings"}
 
 
 def test_there_are_papers():

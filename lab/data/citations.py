@@ -1,7 +1,9 @@
 """Readers for graphs of papers and their authors: Planetoid, Coauthor, ogbn-arxiv."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,10 +40,13 @@ def _read_planetoid_npz(path: Path, name: str) -> NodeDataset:
     arrays = read_npz(path, (*sparse, "y", "edge_index", *masks, "unlabeled"))
     return from_arrays(
         name,
-        _dense(*(arrays[key] for key in sparse), path),
+        _dense([arrays[key] for key in sparse], path),
         arrays["y"],
         arrays["edge_index"],
-        **{key: arrays[key] for key in (*masks, "unlabeled")},
+        train_mask=arrays["train_mask"],
+        val_mask=arrays["val_mask"],
+        test_mask=arrays["test_mask"],
+        unlabeled=arrays["unlabeled"],
     )
 
 
@@ -99,7 +104,7 @@ def read_coauthor(path: Path, name: str) -> NodeDataset:
     adjacency = [f"adj_{part}" for part in ("data", "indices", "indptr", "shape")]
     attributes = [f"attr_{part}" for part in ("data", "indices", "indptr", "shape")]
     arrays = read_npz(path, (*adjacency, *attributes, "labels"))
-    matrix = _sparse(*(arrays[key] for key in adjacency), path).tocoo()
+    matrix = _sparse([arrays[key] for key in adjacency], path).tocoo()
     present = matrix.data != 0
     edges, report = clean_edges(
         np.stack([matrix.row[present], matrix.col[present]]),
@@ -107,7 +112,7 @@ def read_coauthor(path: Path, name: str) -> NodeDataset:
         one_directional="symmetrise",
         name=name,
     )
-    features = _dense(*(arrays[key] for key in attributes), path)
+    features = _dense([arrays[key] for key in attributes], path)
     dataset = from_arrays(name, features, arrays["labels"], edges)
     return dataclasses.replace(dataset, edge_report=report)
 
@@ -136,7 +141,9 @@ def read_ogbn(path: Path, name: str) -> NodeDataset:
         features,
         np.where(missing, -1, labels),
         edges,
-        **masks,
+        train_mask=masks["train_mask"],
+        val_mask=masks["val_mask"],
+        test_mask=masks["test_mask"],
         unlabeled=np.flatnonzero(missing) if missing.any() else None,
     )
     return dataclasses.replace(dataset, edge_report=report)
@@ -160,18 +167,20 @@ def _require_files(paths, folder: Path) -> None:
         raise DatasetNotFoundError(f"{folder} has no {', '.join(missing)}")
 
 
-def _sparse(data, indices, indptr, shape, path: Path):
+def _sparse(parts: Sequence[np.ndarray], path: Path) -> Any:
+    """The checked matrix of its data, indices, indptr and shape."""
     import scipy.sparse
 
+    data, indices, indptr, shape = parts
     try:
         # Some writers store the column indices as int16; scipy wants a wider type.
-        parts = (data, indices.astype(np.int32), indptr.astype(np.int32))
-        matrix = scipy.sparse.csr_matrix(parts, shape=tuple(shape.tolist()))
+        arrays = (data, indices.astype(np.int32), indptr.astype(np.int32))
+        matrix = scipy.sparse.csr_matrix(arrays, shape=tuple(shape.tolist()))
         matrix.check_format(full_check=True)
         return matrix
     except (ValueError, TypeError) as error:
         raise CorruptFileError(f"{path}: its sparse matrix is damaged: {error}") from error
 
 
-def _dense(data, indices, indptr, shape, path: Path) -> np.ndarray:
-    return _sparse(data, indices, indptr, shape, path).astype(np.float32).toarray()
+def _dense(parts: Sequence[np.ndarray], path: Path) -> np.ndarray:
+    return _sparse(parts, path).astype(np.float32).toarray()

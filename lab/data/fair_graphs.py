@@ -11,7 +11,7 @@ import random
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -149,7 +149,7 @@ def split_indices(labels: np.ndarray, recipe: SplitRecipe) -> tuple[np.ndarray, 
     Args: labels: int [N] of 0 and 1; -1 is unlabelled and in no part.
     """
     if recipe.per_class:
-        groups = [np.flatnonzero(labels == label) for label in (0, 1)]
+        groups: list[Any] = [np.flatnonzero(labels == label) for label in (0, 1)]
     else:
         groups = [np.flatnonzero(labels >= 0)]
     shuffler = random.Random(recipe.seed)
@@ -205,7 +205,8 @@ def read_fair_table(
     names = tuple(column for column in columns if column not in not_features)
     edges = np.zeros((2, 0), np.int64)
     if table.edges_file:
-        edges = _read_edges(path.with_name(table.edges_file), columns.get(table.id_column))
+        ids = None if table.id_column is None else columns.get(table.id_column)
+        edges = _read_edges(path.with_name(table.edges_file), ids)
     edges, report = clean_edges(edges, len(labels), one_directional="symmetrise", name=name)
     train, val, test = split_indices(labels, table.splits[split])
     arrays = {"idx_train": train, "idx_val": val, "idx_test": test}

@@ -71,6 +71,7 @@ class _WorthRetryingError(Exception):
 
 
 def _transfer_with_retries(url, part, size, progress, retries, timeout, pause, sha256) -> None:
+    failure: Exception | None = None
     for attempt in range(retries + 1):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))

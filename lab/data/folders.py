@@ -169,11 +169,10 @@ def read_labelled(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """A zip archive of equally large, labelled pictures: (uint8 [N, h, w, 3], labels int32 [N])."""
     images, labels = read_pictures(path), image_archive(path).labels
     shapes = {image.shape for image in images}
-    require(
-        len(shapes) == 1 and labels is not None,
-        f"{path} must hold labelled pictures of one size; it has {len(shapes)} sizes",
-        CorruptFileError,
-    )
+    if len(shapes) != 1 or labels is None:
+        raise CorruptFileError(
+            f"{path} must hold labelled pictures of one size; it has {len(shapes)} sizes"
+        )
     return np.stack(images), labels
 
 

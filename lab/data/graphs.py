@@ -7,7 +7,7 @@ one order everywhere: by target, then by source, so that segment sums over the t
 
 import dataclasses
 import warnings
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -113,6 +113,28 @@ class NodeDataset:
             test_mask=rows(self.test_mask),
             sensitive=rows(self.sensitive),
             unlabeled=unlabeled,
+        )
+
+    def without_nodes(self, nodes) -> "NodeDataset":
+        """The same graph as if some nodes had never been in it; ids stay.
+
+        A deleted node keeps its row, with features of zero, no edge, and in no split.
+
+        Args: nodes int [k]. Raises: InvalidInputError for unknown ids.
+        """
+        gone = np.zeros(self.num_nodes, bool)
+        gone[as_node_ids(nodes, self.num_nodes, "nodes")] = True
+
+        def still(mask):
+            return None if mask is None else mask & ~gone
+
+        return dataclasses.replace(
+            self,
+            features=np.where(gone[:, None], np.float32(0), self.features),
+            edge_index=self.edge_index[:, ~gone[self.edge_index].any(axis=0)],
+            train_mask=still(self.train_mask),
+            val_mask=still(self.val_mask),
+            test_mask=still(self.test_mask),
         )
 
 
@@ -270,13 +292,15 @@ def to_graphs_tuple(
         len(nodes) == dataset.num_nodes,
         f"{dataset.name}: {len(nodes)} rows of features for {dataset.num_nodes} nodes",
     )
+    n_node: Any = np.array([dataset.num_nodes], np.int32)  # jraph's types know no numpy
+    n_edge: Any = np.array([dataset.num_edges], np.int32)
     return jraph.GraphsTuple(
         nodes=nodes,
         edges=None,
         senders=dataset.edge_index[0],
         receivers=dataset.edge_index[1],
-        n_node=np.array([dataset.num_nodes], np.int32),
-        n_edge=np.array([dataset.num_edges], np.int32),
+        n_node=n_node,
+        n_edge=n_edge,
         globals=None,
     )
 
@@ -319,7 +343,7 @@ def pad_graph(
         f"a graph of {real_nodes} nodes and {real_edges} edges does not fit into num_nodes="
         f"{num_nodes}, num_edges={num_edges}: needs at least {real_nodes + 1} and {real_edges}",
     )
-    padded = jraph.pad_with_graphs(graph, num_nodes, num_edges, n_graph=len(graph.n_node) + 1)
+    padded: Any = jraph.pad_with_graphs(graph, num_nodes, num_edges, n_graph=len(graph.n_node) + 1)
     return PaddedGraph(
         graph=padded._replace(
             senders=padded.senders.astype(np.int32), receivers=padded.receivers.astype(np.int32)

@@ -13,6 +13,7 @@ import hashlib
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -83,7 +84,7 @@ def _decode_tfds(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         import tensorflow_datasets as tfds
 
         try:
-            builder = tfds.builder_from_directory(str(folder))
+            builder: Any = tfds.builder_from_directory(str(folder))
             source = builder.as_data_source(split=split)
             shape = (len(source), *builder.info.features["image"].shape)
             images, labels = np.empty(shape, np.uint8), np.empty(shape[0], np.int32)

@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
 
     Raises: DataError where the folder cannot be written or the disk is full; nothing is left then.
     """
-    path = Path(path)
+    path, members = Path(path), dict[str, Any](arrays)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ def write_npz(path: Path, **arrays: np.ndarray) -> None:
             dir=path.parent, prefix=f".{path.name}.", suffix=".part", delete=False
         ) as file:
             temporary = file.name
-            np.savez(file, **arrays)
+            np.savez(file, **members)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

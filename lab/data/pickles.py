@@ -8,8 +8,10 @@ name is refused, so a hostile file cannot do more than waste memory.
 import collections
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy._core import multiarray, numeric
 
 from lab.errors import CorruptFileError, DatasetNotFoundError, UnsafeFileError
 
@@ -21,7 +23,7 @@ class PickledMatrix:
         raise TypeError("made by unpickling only")
 
 
-def read_pickle(path: Path) -> object:
+def read_pickle(path: Path) -> Any:
     """The arrays, sparse matrices and plain containers in a pickle, Python 2 ones included.
 
     Sparse CSR matrices come back as `scipy.sparse.csr_matrix`; strings of Python 2 as latin-1 text.
@@ -88,13 +90,14 @@ _ADMITTED = {
         for module in ("scipy.sparse", "scipy.sparse.csr", "scipy.sparse._csr")
     },
     **{
-        (module, name): getattr(np._core.multiarray, name)
+        (module, name): getattr(multiarray, name)
         for module in ("numpy.core.multiarray", "numpy._core.multiarray")
         for name in ("_reconstruct", "scalar")
     },
     **{
-        (module, "_frombuffer"): np._core.numeric._frombuffer
+        (module, name): getattr(numeric, name)
         for module in ("numpy.core.numeric", "numpy._core.numeric")
+        for name in ("_frombuffer",)
     },
     **{(module, "_reconstructor"): _new_object for module in ("copy_reg", "copyreg")},
     **{

@@ -155,7 +155,8 @@ def nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _scaled(size: tuple[int, int], canvas: int) -> tuple[int, int]:
     """The size that `decode` gives a picture larger than the canvas."""
-    return tuple(max(1, round(side * canvas / max(size))) for side in size)
+    height, width = (max(1, round(side * canvas / max(size))) for side in size)
+    return height, width
 
 
 def _content(file: Path) -> bytes:

@@ -25,9 +25,11 @@ class Source(Protocol):
 
     def __len__(self) -> int:
         """How many there are."""
+        ...
 
     def read(self, indices: np.ndarray) -> Batch:
         """The examples of `indices`, int [n], stacked: name -> array [n, ...]."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

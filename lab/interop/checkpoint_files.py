@@ -135,8 +135,10 @@ def _open_torch_zip(path: Path, payload: str | None) -> Checkpoint:
     def reader(leaf: StoredTensor | NumpyArray) -> Callable[[], np.ndarray]:
         if isinstance(leaf, StoredTensor):
             return functools.partial(archive.read_tensor, leaf)
-        require(leaf.value is not None, f"{path}: a numpy array has no contents", CorruptFileError)
-        return lambda: leaf.value
+        value = leaf.value
+        if value is None:
+            raise CorruptFileError(f"{path}: a numpy array has no contents")
+        return lambda: value
 
     readers = {name: reader(leaf) for name, leaf in leaves.arrays.items()}
     return Checkpoint(path, readers, leaves.extras)

@@ -123,8 +123,8 @@ class Rule:
 
     @property
     def layout(self) -> Transform:
-        known = isinstance(self.transform, Transform)
-        return self.transform if known else TRANSFORMS[self.transform]
+        transform = self.transform
+        return transform if isinstance(transform, Transform) else TRANSFORMS[transform]
 
 
 def linear(source: str, target: str, *, stack: str | None = None) -> tuple[Rule, ...]:

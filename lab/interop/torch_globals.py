@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -133,7 +133,8 @@ def storage_from_persistent_id(pid: Any) -> Storage:
     require(is_plain, "a persistent id is not torch's storage tuple", CorruptFileError)
     _, kind, record, _, num_elements = pid
     dtype = _STORAGE_DTYPES.get(kind) if isinstance(kind, GlobalName) else None
-    require(dtype is not None, "a storage has no known element type", CorruptFileError)
+    if dtype is None:
+        raise CorruptFileError("a storage has no known element type")
     is_plain = isinstance(record, str) and is_count(num_elements)
     require(is_plain, f"a storage has size {_shown(num_elements)}", CorruptFileError)
     return Storage(record, dtype, num_elements)
@@ -245,12 +246,16 @@ def _numpy_dtype(code: Any, *_: Any) -> NumpyDtype:
 
 def set_numpy_dtype(holder: NumpyDtype, state: Any) -> None:
     """Takes the byte order from a dtype's pickled state; fields and sub-arrays are refused."""
-    is_plain = type(state) is tuple and len(state) >= 5 and state[1] in ("<", ">", "|", "=")
-    require(is_plain and state[2:5] == (None,) * 3, "a numpy dtype is malformed", CorruptFileError)
-    holder.order = state[1]
+    require(
+        type(state) is tuple and len(state) >= 5, "a numpy dtype is malformed", CorruptFileError
+    )
+    order, rest = str(state[1]), state[2:5]
+    is_plain = order in ("<", ">", "|", "=") and rest == (None,) * 3
+    require(is_plain, "a numpy dtype is malformed", CorruptFileError)
+    holder.order = order
 
 
-def numpy_array(shape: Any, kind: Any, content: Any, order: str) -> np.ndarray:
+def numpy_array(shape: Any, kind: Any, content: Any, order: Literal["C", "F"]) -> np.ndarray:
     """An array over `content`, which has to have exactly the bytes that shape and dtype ask."""
     is_plain = isinstance(kind, NumpyDtype) and type(content) is bytes and type(shape) is tuple
     is_plain = is_plain and len(shape) <= MAX_DIMENSIONS and all(map(is_count, shape))

@@ -142,7 +142,7 @@ _PUSH_ARGUMENT = dict.fromkeys(
     _Machine.push,
 )
 
-_INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
+_INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], object]] = {
     **_PUSH_ARGUMENT,
     "PROTO": _ignore,
     "FRAME": _ignore,
@@ -170,7 +170,7 @@ _INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
     ),
     "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
     "POP": lambda machine, _: _pop_or_unmark(machine),
-    "POP_MARK": lambda machine, _: machine.pop_mark() and None,
+    "POP_MARK": lambda machine, _: machine.pop_mark(),
     "DUP": lambda machine, _: machine.push(machine.stack[-1]),
     "BINPUT": lambda machine, index: machine.memo.__setitem__(index, machine.stack[-1]),
     "LONG_BINPUT": lambda machine, index: machine.memo.__setitem__(index, machine.stack[-1]),
@@ -192,7 +192,7 @@ def _run(data: bytes) -> Any:
         if instruction.name == "STOP":
             return machine.pop()
         if instruction.name == "INST":  # names a global, then makes an object of it
-            torch_globals.admitted(argument.replace(" ", ".", 1))
+            torch_globals.admitted(str(argument).replace(" ", ".", 1))
         if instruction.name not in _INSTRUCTIONS:
             raise UnsafeFileError(
                 f"uses the pickle instruction {instruction.name}, which no torch checkpoint needs; "

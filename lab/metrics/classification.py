@@ -14,9 +14,9 @@ def micro_f1(predictions: Array, labels: Array, mask: Array | None = None) -> Ar
     Returns: float scalar; NaN where nothing counts.
     """
     xp = labels.__array_namespace__()
-    mask = xp.ones(labels.shape, bool) if mask is None else mask
-    counted = mask.sum()
-    correct = ((predictions == labels) & mask).sum()
+    counts = xp.ones(labels.shape, bool) if mask is None else mask
+    counted = counts.sum()
+    correct = ((predictions == labels) & counts).sum()
     return xp.where(counted > 0, correct / xp.maximum(counted, 1), xp.nan)
 
 
@@ -29,10 +29,10 @@ def macro_f1(
     Returns: float scalar; NaN where no class occurs.
     """
     xp = labels.__array_namespace__()
-    mask = xp.ones(labels.shape, bool) if mask is None else mask
+    counts = xp.ones(labels.shape, bool) if mask is None else mask
     classes = xp.arange(num_classes)
-    predicted = (predictions[:, None] == classes) & mask[:, None]
-    actual = (labels[:, None] == classes) & mask[:, None]
+    predicted = (predictions[:, None] == classes) & counts[:, None]
+    actual = (labels[:, None] == classes) & counts[:, None]
     hits = (predicted & actual).sum(axis=0)
     total = predicted.sum(axis=0) + actual.sum(axis=0)
     scores = 2 * hits / xp.maximum(total, 1)
@@ -46,8 +46,8 @@ def binary_f1(predictions: Array, labels: Array, mask: Array | None = None) -> A
     Args: as `micro_f1`, classes 0 and 1.
     """
     xp = labels.__array_namespace__()
-    mask = xp.ones(labels.shape, bool) if mask is None else mask
-    predicted, actual = (predictions == 1) & mask, (labels == 1) & mask
+    counts = xp.ones(labels.shape, bool) if mask is None else mask
+    predicted, actual = (predictions == 1) & counts, (labels == 1) & counts
     total = predicted.sum() + actual.sum()
     return xp.where(total > 0, 2 * (predicted & actual).sum() / xp.maximum(total, 1), 0.0)
 

@@ -54,7 +54,7 @@ def segmentation_areas(
 
 def add_areas(*areas: Areas) -> Areas:
     """The areas of several sets of pictures together."""
-    return Areas(*(sum(parts) for parts in zip(*areas, strict=True)))
+    return Areas(*(np.sum(parts, axis=0) for parts in zip(*areas, strict=True)))
 
 
 def segmentation_scores(areas: Areas) -> dict[str, Any]:

@@ -37,10 +37,9 @@ class Measurement:
         """
         try:
             array = np.asarray(values)
-            is_real = array.dtype.kind not in "OUSc"
         except ValueError:  # rows of unequal length
-            is_real = False
-        require(is_real, f"a measurement needs real numbers, got {values!r}")
+            array = np.empty(0, object)
+        require(array.dtype.kind not in "OUSc", f"a measurement needs real numbers, got {values!r}")
         flat = array.astype(np.float64).ravel()
         require(flat.size > 0, "a measurement needs at least one value, got none")
         with np.errstate(invalid="ignore", over="ignore"):

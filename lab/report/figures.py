@@ -20,7 +20,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH, HEIGHT = 4.5, 3.0
 _HATCHES = ("", "//", "..", "\\\\", "xx", "--", "oo")
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 200,
     "savefig.dpi": 200,
     "savefig.facecolor": "white",
@@ -51,7 +51,8 @@ def style():
     import matplotlib
     from cycler import cycler
 
-    with matplotlib.rc_context(STYLE | {"axes.prop_cycle": cycler(color=PALETTE)}):
+    colours: dict[Any, Any] = {"axes.prop_cycle": cycler(color=PALETTE)}
+    with matplotlib.rc_context(STYLE | colours):
         yield
 
 

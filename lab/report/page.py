@@ -20,6 +20,8 @@ _BADGES = {
     NOT_TESTED: ("untested", "○"),
 }
 _PRESET_ORDER = ("paper", "bench", "quick")
+_BACK = '<p class="soft back"><a href="#overview">Back to the overview</a></p>\n'
+_TOGETHER = "One paper&#x27;s functions on another&#x27;s models and data, with no adapter."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +32,17 @@ class Finished:
     folder: Path | None
 
 
-def render(runs: Iterable[Finished], problems: Sequence[str] = ()) -> str:
+def render(
+    runs: Iterable[Finished],
+    problems: Sequence[str] = (),
+    compositions: Sequence[Finished] = (),
+) -> str:
     """The whole page.
 
     Args:
       runs: results in any order; a paper's fullest preset comes first and fills its card.
       problems: sentences about results that could not be read, shown at the top.
+      compositions: results that belong to several papers, which come last.
     """
     papers: dict[str, list[Finished]] = {}
     for finished in runs:
@@ -44,9 +51,13 @@ def render(runs: Iterable[Finished], problems: Sequence[str] = ()) -> str:
     here = Path(__file__).parent
     style = (here / "page.css").read_text(encoding="utf-8")
     script = (here / "page.js").read_text(encoding="utf-8")
-    cards = "".join(_card(paper[0]) for paper in ordered)
-    sections = "".join(_section(paper) for paper in ordered)
-    empty = "" if ordered else "<p>No run has finished yet: <code>python -m experiments</code></p>"
+    cards = "".join(map(_card, ordered)) + _compositions_card(compositions)
+    sections = "".join(map(_section, ordered)) + _compositions(compositions)
+    empty = (
+        ""
+        if ordered or compositions
+        else "<p>No run has finished yet: <code>python -m experiments</code></p>"
+    )
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -104,10 +115,11 @@ def _problems(problems: Sequence[str]) -> str:
     return f'<section class="paper" role="alert">{heading}<ul>{items}</ul></section>\n'
 
 
-def _card(finished: Finished) -> str:
-    result = finished.result
-    images = (_image(finished, figure) for figure in result.figures)
-    image = next(filter(None, images), "")
+def _card(paper: list[Finished]) -> str:
+    result = paper[0].result
+    # Kept results have no pictures at hand; another preset's show the same thing.
+    pictures = (_image(run, figure) for run in paper for figure in run.result.figures)
+    image = next(filter(None, pictures), "")
     counts = "".join(
         _badge(verdict, counted(verdict, count))
         for verdict, count in result.counts().items()
@@ -130,10 +142,58 @@ def _section(paper: list[Finished]) -> str:
     return f"""<section class="paper" id="{name}" aria-labelledby="{name}-title">
 <h2 id="{name}-title">{_text(first.title)}</h2>
 <p>{_text(first.summary)}</p>
-<p class="soft">{_run_name(first)}</p>
-{_run(paper[0])}{others}
-<p class="soft back"><a href="#overview">Back to the overview</a></p>
-</section>
+<p class="soft">{_run_name(first)}; {_duration(first.seconds)} on {_text(first.machine)}</p>
+{_jumps(first)}{_run(paper[0], name)}{others}
+{_BACK}</section>
+"""
+
+
+def _jumps(result: Result) -> str:
+    """Links to the parts of a section."""
+    parts = {
+        "Claims": result.claims,
+        "Figures": result.figures,
+        "Tables": result.tables,
+        "Notes": result.notes,
+    }
+    links = [
+        f'<a href="#{_place(_text(result.paper), part)}">{part} ({len(items)})</a>'
+        for part, items in parts.items()
+        if items
+    ]
+    return f'<p class="jumps">{" ".join(links)}</p>\n' if len(links) > 1 else ""
+
+
+def _place(section: str, part: str) -> str:
+    return f"{section}-{part.lower()}"
+
+
+def _compositions_card(runs: Sequence[Finished]) -> str:
+    if not runs:
+        return ""
+    titles = "".join(f"<li>{_text(finished.result.title)}</li>" for finished in runs)
+    return f"""<li class="card"><div class="body">
+<h2><a href="#compositions">Papers put together</a></h2>
+<p>{_TOGETHER}</p><ul class="titles">{titles}</ul></div></li>
+"""
+
+
+def _compositions(runs: Sequence[Finished]) -> str:
+    if not runs:
+        return ""
+    parts = "".join(map(_composition, runs))
+    return f"""<section class="paper" id="compositions" aria-labelledby="compositions-title">
+<h2 id="compositions-title">Papers put together</h2>
+<p>{_TOGETHER}</p>
+{parts}{_BACK}</section>
+"""
+
+
+def _composition(finished: Finished) -> str:
+    result = finished.result
+    tables = "".join(map(_table, result.tables))
+    return f"""<h3>{_text(result.title)}</h3><p>{_text(result.summary)}</p>
+{tables}{_origin(result)}
 """
 
 
@@ -142,16 +202,21 @@ def _run_name(result: Result) -> str:
     return f"Preset {_text(result.preset)}{name}, {_date(result.date)}"
 
 
-def _run(finished: Finished) -> str:
+def _run(finished: Finished, section: str = "") -> str:
+    """Everything of a run; `section` is where its parts are jumped to, if they are."""
     result = finished.result
-    parts = [_claims(result.claims)] if result.claims else []
-    parts += [_table(table) for table in result.tables]
     figures = "".join(_figure(finished, figure) for figure in result.figures)
-    if figures:
-        parts.append(f'<h3>Figures</h3><div class="figures">{figures}</div>')
-    if result.notes:
-        notes = "".join(f"<li>{_text(note)}</li>" for note in result.notes)
-        parts.append(f"<h3>Notes</h3><ul>{notes}</ul>")
+    notes = "".join(f"<li>{_text(note)}</li>" for note in result.notes)
+    content = {
+        "Claims": _claims(result.claims) if result.claims else "",
+        "Figures": figures and f'<div class="figures">{figures}</div>',
+        "Tables": "".join(map(_table, result.tables)),
+        "Notes": notes and f"<ul>{notes}</ul>",
+    }
+    parts = []
+    for part, inner in content.items():
+        place = f' id="{_place(section, part)}"' if section else ""
+        parts += [f"<h3{place}>{part}</h3>{inner}"] if inner else []
     return "\n".join([*parts, _origin(result)])
 
 
@@ -160,7 +225,7 @@ def _claims(claims: Sequence[Claim]) -> str:
     head = "".join(f'<th scope="col">{text or _hidden("Id")}</th>' for text in heads)
     rows = "".join(map(_claim, claims))
     body = f"<thead><tr>{head}</tr></thead><tbody>\n{rows}</tbody>"
-    return f"<h3>Claims</h3>{_scrolling('Claims', body, kind='claims')}"
+    return _scrolling("Claims", body, kind="claims")
 
 
 def _claim(claim: Claim) -> str:
@@ -186,7 +251,7 @@ def _table(table: Table) -> str:
     note = f'<p class="soft">{_text(table.note)}</p>' if table.note else ""
     title = _text(table.title)
     whole = f"<thead><tr>{head}</tr></thead><tbody>\n{body}</tbody>"
-    return f"<h3>{title}</h3>{_scrolling(title, whole)}{note}"
+    return f"<h4>{title}</h4>{_scrolling(title, whole)}{note}"
 
 
 def _scrolling(name: str, body: str, kind: str = "plain") -> str:

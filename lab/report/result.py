@@ -146,7 +146,8 @@ def _measurement(entry: Any) -> Measurement | None:
 def _claim(entry: dict[str, Any]) -> Claim:
     entry = dict(entry)
     verdict = entry.pop("verdict")
-    claim = Claim(**entry | {"measured": _measurement(entry["measured"])})
+    entry["measured"] = _measurement(entry["measured"])
+    claim = Claim(**entry)
     if claim.verdict != verdict:
         raise ValueError(
             f"claim {claim.id} says {verdict!r} where its numbers say {claim.verdict!r}"
@@ -155,8 +156,9 @@ def _claim(entry: dict[str, Any]) -> Claim:
 
 
 def _table(entry: dict[str, Any]) -> Table:
-    rows = [
+    entry = dict(entry)
+    entry["rows"] = [
         [_measurement(cell) if isinstance(cell, dict) else cell for cell in row]
         for row in entry["rows"]
     ]
-    return Table(**entry | {"rows": rows})
+    return Table(**entry)

@@ -28,6 +28,7 @@ class Task(Protocol):
 
     def advance(self, n: float = 1, **info: Any) -> None:
         """Marks n more units as done; `info` is shown beside (loss=0.31)."""
+        ...
 
 
 class Reporter(Protocol):
@@ -37,6 +38,7 @@ class Reporter(Protocol):
         self, description: str, total: float | None
     ) -> contextlib.AbstractContextManager[Task]:
         """Opens a stretch of `total` units (None where the number is not known)."""
+        ...
 
 
 class SilentTask:

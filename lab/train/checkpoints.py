@@ -140,7 +140,7 @@ class Checkpoints:
         path = self.folder / str(step) / "note.json"
         try:
             note = json.loads(path.read_text())
-            note["checksums"], note["metrics"]
+            _ = note["checksums"], note["metrics"]
             return note
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(

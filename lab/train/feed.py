@@ -31,7 +31,7 @@ class Feed:
 
     def __init__(self, batches: Iterator[Any], compiled: CompiledStep, ahead: int = 2):
         self.position, self.seconds_waited = _position(batches), 0.0
-        self._batches = batches
+        self._batches: Any = batches  # may have set_state and close
         self._ready: queue.Queue[Ready] = queue.Queue(ahead)
         self._stop = threading.Event()
         self._thread = threading.Thread(
@@ -108,7 +108,7 @@ class ConstantFeed:
         return self._data
 
 
-def _position(batches: Iterator[Any]) -> Any:
+def _position(batches: Any) -> Any:
     return batches.get_state() if hasattr(batches, "get_state") else None
 
 

@@ -88,20 +88,20 @@ def fit(
     for value, what in ((eval_every, "eval_every"), (save_every, "save_every")):
         require(value is None or value >= 1, f"{what} must be at least 1 or None, got {value}")
     require(log_every >= 1 and in_flight >= 1, "log_every and in_flight must be at least 1")
-    resident = batches if isinstance(batches, Resident) else None
-    if resident is None:
-        batches = _resumable(batches, checkpoints)
+    if isinstance(batches, Resident):
+        resident, stream = batches, None
+        step = _taking_from(resident, step)
     else:
-        batches, step = None, _taking_from(resident, step)
+        resident, stream = None, _resumable(batches, checkpoints)
     compiled = compile(_checked(step), devices)
     with _opened(log, name, num_steps, log_every) as journal:
-        work = _Work(compiled, checkpoints, evaluate, journal, in_flight)
-        work.resume(state, batches)
-        with StopSignals() as signals, work.feed_on(batches, resident):
+        work = _Work(compiled, checkpoints, journal, in_flight)
+        work.resume(state, stream)
+        with StopSignals() as signals, work.feed_on(stream, resident):
             while work.done < num_steps:
                 work.take_step()
                 if evaluate is not None and _is_due(work.done, eval_every, num_steps):
-                    work.evaluate()
+                    work.evaluate(evaluate)
                 if _is_due(work.done, save_every, num_steps):
                     work.save()
                 if work.done < num_steps and _is_stopped(signals, work.done, log_every):
@@ -112,20 +112,30 @@ def fit(
 class _Work:
     """The loop's moving parts: the state on the devices, and metrics that are still computed."""
 
-    def __init__(self, compiled: CompiledStep, checkpoints, evaluate, journal, in_flight: int):
+    feed: Feed | ConstantFeed
+    state: Any
+
+    def __init__(
+        self,
+        compiled: CompiledStep,
+        checkpoints: Checkpoints | None,
+        journal: "_Journal",
+        in_flight: int,
+    ):
         self.compiled, self.checkpoints, self.journal = compiled, checkpoints, journal
-        self.evaluate_fn, self.in_flight = evaluate, in_flight
-        self.state = self.feed = None
+        self.in_flight = in_flight
         self.done = self.first_step = self.saved_at = self.evaluated_at = 0
         self.metrics: dict[str, float] = {}
         self.evaluation: dict[str, float] = {}
         self._pending = collections.deque()
-        self._start, self._paused = None, 0.0
+        self._start: float | None = None
+        self._paused = 0.0
 
     def resume(self, state: Any, batches: Any) -> None:
         """Places the given state, or the saved one, and sets the stream to its position."""
-        if self.checkpoints is not None and self.checkpoints.latest() is not None:
-            self.done = self.checkpoints.latest()
+        latest = None if self.checkpoints is None else self.checkpoints.latest()
+        if self.checkpoints is not None and latest is not None:
+            self.done = latest
             self.first_step = self.saved_at = self.evaluated_at = self.done
             state = self.checkpoints.restore(state, self.done)
             note = self.checkpoints.note(self.done)
@@ -168,11 +178,11 @@ class _Work:
             self._settle(0)
             self._start, self.feed.seconds_waited = time.perf_counter(), 0.0
 
-    def evaluate(self) -> None:
+    def evaluate(self, evaluate: Callable[[Any], dict[str, float]]) -> None:
         """Evaluates, logs and, where scores count, saves."""
         self._settle(0)
         with self._pause():
-            metrics = self.evaluate_fn(self.compiled.fetch(self.state))
+            metrics = evaluate(self.compiled.fetch(self.state))
             self.evaluation = {name: float(value) for name, value in metrics.items()}
             self.evaluated_at = self.done
             self.journal.log(self.done, self.evaluation)
@@ -242,7 +252,7 @@ class _Work:
 
     def _seconds(self) -> float:
         """Of training in this call, from the end of its first step."""
-        return time.perf_counter() - self._start - self._paused
+        return 0.0 if self._start is None else time.perf_counter() - self._start - self._paused
 
     def _steps_per_second(self, done: int) -> float:
         return 0.0 if self._start is None else (done - self.first_step - 1) / self._seconds()

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lab.arrays import Array
 from lab.errors import InvalidInputError, require
 
 Predicate = Callable[[str, jax.Array], bool]
@@ -23,7 +24,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     is_decayed: Predicate | None = None,
-    scale_of: Callable[[str], float | jax.Array] | None = None,
+    scale_of: Callable[[str], float | Array] | None = None,
     is_frozen: Predicate | None = None,
     clip_norm: float | None = None,
     accumulate: int = 1,
@@ -103,7 +104,7 @@ def layer_decay(
     return scale_of
 
 
-def scale_by_path(scale_of: Callable[[str], float | jax.Array]) -> optax.GradientTransformation:
+def scale_by_path(scale_of: Callable[[str], float | Array]) -> optax.GradientTransformation:
     """Multiplies each update by the factor of its path."""
     return optax.stateless(lambda updates, _: by_path(lambda path, x: x * scale_of(path), updates))
 
@@ -135,6 +136,10 @@ def average_params(decay: float) -> optax.GradientTransformation:
         return AverageState(jax.tree.map(jnp.array, params))
 
     def update(updates, state, params=None):
+        if params is None:
+            raise InvalidInputError(
+                "the average of the parameters needs them: tx.update(..., params)"
+            )
         new = optax.apply_updates(params, updates)
         return updates, AverageState(optax.incremental_update(new, state.average, 1.0 - decay))
 
@@ -172,6 +177,5 @@ def _finish(tx, is_frozen, accumulate, ema_decay) -> optax.GradientTransformatio
     if ema_decay is not None:
         tx = optax.chain(tx, average_params(ema_decay))
     if accumulate > 1:
-        steps = optax.MultiSteps(tx, accumulate)
-        tx = optax.GradientTransformation(steps.init, steps.update)
+        tx = optax.MultiSteps(tx, accumulate).gradient_transformation()
     return tx

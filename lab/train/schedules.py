@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from lab.errors import require
 
@@ -18,7 +19,7 @@ def warmup_cosine(peak: float, warmup: float, total: float, floor: float = 0.0) 
     """
     require(0 <= warmup < total, f"warmup must lie in 0..{total} (total), got {warmup}")
 
-    def rate(position: jax.Array) -> jax.Array:
+    def rate(position: ArrayLike) -> jax.Array:
         position = jnp.asarray(position, jnp.float32)
         share = jnp.clip((position - warmup) / (total - warmup), 0.0, 1.0)
         # cos(x / 2)^2 = (1 + cos x) / 2, without its cancellation near the end.
@@ -43,7 +44,7 @@ def warmup_polynomial(
     """
     require(0 <= warmup < total, f"warmup must lie in 0..{total} (total), got {warmup}")
 
-    def rate(step: jax.Array) -> jax.Array:
+    def rate(step: ArrayLike) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         falling = floor + (peak - floor) * jnp.maximum(1.0 - step / total, 0.0) ** power
         warm = warmup_ratio + (1.0 - warmup_ratio) * step / max(warmup, 1)

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from typing import Any
 
 
 class StopSignals:
@@ -14,7 +15,7 @@ class StopSignals:
 
     def __init__(self):
         self.received: str | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         # Python allows handlers in the main thread alone; elsewhere signals act as ever.

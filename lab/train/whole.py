@@ -1,17 +1,19 @@
 """A whole training run as one compiled function: scan over steps, vmap over copies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from lab.errors import NonFiniteError, require
 from lab.train.checkpoints import Checkpoints
 from lab.train.steps import Step
 
 History = dict[str, jax.Array]
+HostHistory = dict[str, np.ndarray]
 
 
 def run(
@@ -65,7 +67,7 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in leaves] or [True]))
 
 
-def first_bad_step(history: History) -> np.ndarray:
+def first_bad_step(history: Mapping[str, ArrayLike]) -> np.ndarray:
     """The index of the first step that was not finite, per copy; -1 where all were.
 
     Args: history of `run`, with "finite" bool [..., num_steps].
@@ -75,7 +77,7 @@ def first_bad_step(history: History) -> np.ndarray:
     return np.where(finite.all(axis=-1), -1, np.argmin(finite, axis=-1))
 
 
-def require_finite(history: History, what: str = "the loss") -> None:
+def require_finite(history: Mapping[str, ArrayLike], what: str = "the loss") -> None:
     """Raises NonFiniteError naming the first bad step (and the copies) unless all were finite."""
     bad = np.atleast_1d(first_bad_step(history))
     if (bad < 0).all():
@@ -98,8 +100,8 @@ def run_in_chunks(
     chunk_steps: int,
     *,
     checkpoints: Checkpoints | None = None,
-    on_chunk: Callable[[int, History], None] | None = None,
-) -> tuple[Any, History]:
+    on_chunk: Callable[[int, HostHistory], None] | None = None,
+) -> tuple[Any, HostHistory]:
     """Cuts a whole run into chunks, for progress and checkpoints, with the same result.
 
     Args:
@@ -113,8 +115,9 @@ def run_in_chunks(
     require(num_steps >= 0, f"num_steps must not be negative, got {num_steps}")
     require(chunk_steps >= 1, f"chunk_steps must be at least 1, got {chunk_steps}")
     done, history = 0, []
-    if checkpoints is not None and checkpoints.latest() is not None:
-        done = checkpoints.latest()
+    latest = None if checkpoints is None else checkpoints.latest()
+    if checkpoints is not None and latest is not None:
+        done = latest
         shapes = jax.eval_shape(run_chunk, state, data, jnp.int32(num_steps))[1]
         past = jax.tree.map(lambda x: np.zeros((*x.shape[:-1], done), x.dtype), shapes)
         saved = checkpoints.restore({"state": state, "history": past})
@@ -131,7 +134,7 @@ def run_in_chunks(
     return state, join_history(history)
 
 
-def join_history(chunks: list[History]) -> History:
+def join_history(chunks: Sequence[Mapping[str, ArrayLike]]) -> HostHistory:
     """Joins the histories of consecutive chunks along their last axis, that of steps."""
     if not chunks:
         return {}

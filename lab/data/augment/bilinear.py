@@ -12,7 +12,8 @@ import jax.numpy as jnp
 def scaled_size(size: tuple[int, int], longest: int, shortest: int) -> tuple[int, int]:
     """The largest size of the same ratio that fits into longest x shortest, either way round."""
     scale = min(longest / max(size), shortest / min(size))
-    return tuple(max(int(n * scale + 0.5), 1) for n in size)
+    height, width = (max(int(n * scale + 0.5), 1) for n in size)
+    return height, width
 
 
 def resize_within(

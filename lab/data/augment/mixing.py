@@ -73,7 +73,8 @@ def mixed(
     lam = _draw_lam(lam_key, config.mixup_alpha, config.mode, images, axis_name)
     mixup_images, mixup_targets = mixup(images, targets, lam, axis_name=axis_name)
     height, width = images.shape[1:3]
-    cut_lam = jax.random.beta(lam_key, *[config.cutmix_alpha or 1.0] * 2)
+    cut_alpha = config.cutmix_alpha or 1.0
+    cut_lam = jax.random.beta(lam_key, cut_alpha, cut_alpha)
     centre = jax.random.randint(box_key, (2,), 0, jnp.array([height, width]))
     box = cutmix_box(cut_lam, centre, height, width)
     cut_images, cut_targets, _ = cutmix(images, targets, box, axis_name=axis_name)

@@ -112,7 +112,8 @@ def apply_operation(
     tables = jax.vmap(_table)(images, operations, arguments)
     images = jax.vmap(_look_up)(tables, images)
     is_of = {name: operations == OPERATIONS.index(name) for name in _KINDS}
-    kinds = sum(jnp.where(is_of[name], kind, 0) for name, kind in _KINDS.items())
+    chosen = (jnp.where(is_of[name], kind, 0) for name, kind in _KINDS.items())
+    kinds = sum(chosen, start=jnp.zeros_like(operations))
     is_blend = jnp.stack(list(is_of.values())).any(axis=0)
     images = enhance(images, kinds, jnp.where(is_blend, arguments, 1.0))
     matrices = jax.vmap(_matrix, (0, 0, None, None))(operations, arguments, *images.shape[1:3])

@@ -7,6 +7,7 @@ its canvas; see the package for `keys`.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from lab.metrics.segmentation import IGNORED
 ATTEMPTS = 10
 # hues are whole numbers of 2 degrees in OpenCV
 HUES = 180.0
+
+Axes = tuple[jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +86,7 @@ def random_scene_crop(
     Returns: (float32 [N, size, size, 3] grey levels, whole numbers; int32 labels [N, size, size],
       255 where there is no picture; bool [N, size, size], where there is one).
     """
-    return jax.vmap(lambda *example: _scene_crop(*example, config))(keys, images, labels, sizes)
+    return jax.vmap(functools.partial(_scene_crop, config=config))(keys, images, labels, sizes)
 
 
 def _scene_crop(key, image, labels, old, config: SceneCrop):
@@ -122,10 +125,10 @@ def _crop_starts(key, size, crop: int) -> jax.Array:
     return jax.random.randint(key, shape, 0, jnp.maximum(size - crop, 0) + 1)
 
 
-def _places(start, size, crop: int):
+def _places(start, size, crop: int) -> tuple[Axes, Axes]:
     """The pixels of a crop per axis, and which of them lie in the picture."""
-    places = [start[i] + jnp.arange(crop) for i in range(2)]
-    return places, [place < size[i] for i, place in enumerate(places)]
+    rows, columns = (start[i] + jnp.arange(crop) for i in range(2))
+    return (rows, columns), (rows < size[0], columns < size[1])
 
 
 def _varied_crop(labels, old, new, starts, config: SceneCrop) -> jax.Array:

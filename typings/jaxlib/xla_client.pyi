@@ -1,0 +1,11 @@
+# jaxlib ships no types for its compiled module; without these `jax.Device` is no class to a checker.
+from typing import Any
+
+class Device:
+    id: int
+    platform: str
+    device_kind: str
+    process_index: int
+    def memory_stats(self) -> dict[str, int] | None: ...
+
+def __getattr__(name: str) -> Any: ...
