@@ -52,7 +52,7 @@ class PictureSet:
 class Pretraining:
     """MAE and distillation: AdamW (0.9, 0.95) with warm-up and half a cosine."""
 
-    batch_size: int = 128
+    batch_size: int = 64
     """Pictures a step."""
     learning_rate: float = 2e-3
     """Its peak."""
@@ -74,7 +74,7 @@ class Pretraining:
 class Finetuning:
     """Classification with few labels: AdamW (0.9, 0.999)."""
 
-    num_steps: int = 300
+    num_steps: int = 240
     """Steps."""
     batch_size: int = 64
     """Pictures a step."""
@@ -131,14 +131,14 @@ class Config:
     """How classifiers are trained."""
     ablations: tuple[str, ...] = ("C4", "C5", "C6", "C7", "C8", "C9", "C10", "heads")
     """Ablations to run (see `arms.ABLATIONS`)."""
-    ablation_steps: int = 150
+    ablation_steps: int = 120
     """Steps of each distillation of the ablations."""
     ablation_batch_size: int = 64
     """Pictures a step of the ablations."""
     timed_sizes: tuple[str, ...] = ("T", "S", "B")
     """Students whose full-size distillation step at 224 px is timed."""
-    timed_batch_size: int = 4
-    """Pictures a step of those; 16 times as many on an accelerator."""
+    timed_batch_size: int = 2
+    """Pictures a step of those; 32 times as many on an accelerator."""
     streamed_steps: int = 12
     """Steps of a ViT-T student on streamed ImageNet pictures, to see how long it waits for data."""
     seed: int = 0
@@ -149,9 +149,12 @@ PRESETS = {
     "quick": Config(
         datasets=("shapes12",),
         shapes12=PictureSet(num_unlabeled=3000, num_labeled=1000, num_test=1000),
+        teacher=Network(64, 4, 8),
+        student=Network(32, 3, 4),
+        distillation=Distillation(target_block=3),
         arms=("mae", "cls", "feature", "relation"),
         repeats=1,
-        pretraining=Pretraining(batch_size=64, teacher_steps=300, mae_steps=180, distill_steps=180),
+        pretraining=Pretraining(teacher_steps=300, mae_steps=180, distill_steps=180),
         finetuning=Finetuning(num_steps=120),
         ablations=(),
         timed_sizes=(),
@@ -199,4 +202,32 @@ def _finetune(args: list[str]) -> int:
     return finetune(args)
 
 
-VERBS = {"pretrain": _pretrain, "distill": _distill, "finetune": _finetune}
+def _segment(args: list[str]) -> int:
+    """Trains UPerNet on pictures with label maps and measures its mIoU."""
+    from experiments.tinymim.segment import segment
+
+    return segment(args)
+
+
+def _score(args: list[str]) -> int:
+    """Measures a classifier's accuracy and robustness (ImageNet-A, -R, -C)."""
+    from experiments.tinymim.score import score
+
+    return score(args)
+
+
+def _probe(args: list[str]) -> int:
+    """Measures frozen features: linear probe, logistic regression, neighbours."""
+    from experiments.tinymim.score import probe
+
+    return probe(args)
+
+
+VERBS = {
+    "pretrain": _pretrain,
+    "distill": _distill,
+    "finetune": _finetune,
+    "segment": _segment,
+    "score": _score,
+    "probe": _probe,
+}

@@ -193,7 +193,7 @@ def time_sizes(config: Config) -> dict[str, Any]:
     """The table of full-size steps."""
     is_cpu = jax.default_backend() == "cpu"
     dtype = "float32" if is_cpu else "bfloat16"
-    batch_size = config.timed_batch_size * (1 if is_cpu else 16)
+    batch_size = config.timed_batch_size * (1 if is_cpu else 32)
     peak = matmul_peak(dtype)
     rows = [time_full_step(size, batch_size, dtype, peak) for size in config.timed_sizes]
     return {"dtype": dtype, "peak": peak, "rows": rows}

@@ -47,7 +47,8 @@ def _case(target: str) -> SpeedCase:
         _python_loop(config, pictures, way, one, data),
         num_steps=NUM_STEPS,
         num_copies=NUM_COPIES,
-        note="37 tokens, batch 128; together, the teacher's part is run once for all students",
+        note=f"37 tokens, batch {config.pretraining.batch_size}; together, the teacher's part is "
+        "run once for all students",
     )
 
 

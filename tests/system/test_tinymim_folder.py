@@ -1,6 +1,7 @@
 """The commands on a folder of one's own pictures, from weights to weights."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from lab.papers.tinymim.data import shapes12
 from lab.train import Checkpoints
 
 TEACHER = ViTConfig(image_size=32, patch_size=16, width=24, depth=2, num_heads=6)
+PRETRAINED = "runs/tinymim/pretrain-default/student.safetensors"
 FLAGS = ["--image-size", "32", "--batch-size", "4", "--canvas", "32", "--warmup-epochs", "0.5"]
 
 
@@ -52,6 +54,11 @@ def distil(*more):
     )
 
 
+def finetune(*more):
+    weights = ["--weights", PRETRAINED, "--num-heads", "3"]
+    return VERBS["finetune"](["--folder", "pictures", *weights, *FLAGS, *more])
+
+
 def test_a_folder_and_a_teacher_give_a_student_that_timm_loads(folder, capsys):
     assert distil() == 0
     said = capsys.readouterr().out
@@ -79,7 +86,7 @@ def test_a_folder_and_a_teacher_give_a_student_that_timm_loads(folder, capsys):
 
 def initial_weights():
     """The student as `distill` begins with it."""
-    options = {"image_size": 32, "scan": True}
+    options = {"image_size": 32, "scan": True, "num_heads": 6}
     student = vit_config("T", patch_size=16, drop_path_rate=0.1,
                          drop_path_schedule="all_but_last", **options)  # fmt: skip
     teacher = dataclasses.replace(TEACHER, scan=True)
@@ -128,24 +135,49 @@ def test_pretraining_goes_on_and_a_classifier_is_tuned(folder, capsys):
         ["--folder", "pictures", "--size", "T", "--epochs", "1", "--mask-ratio", "0.5", *FLAGS]
     )
     assert code == 0
-    weights = "runs/tinymim/pretrain-default/student.safetensors"
-    code = VERBS["finetune"](
-        [
-            "--folder",
-            "pictures",
-            "--weights",
-            weights,
-            "--num-heads",
-            "3",
-            "--epochs",
-            "2",
-            "--eval-every",
-            "3",
-            *FLAGS,
-        ]
-    )
-    assert code == 0
+    assert finetune("--epochs", "2", "--eval-every", "3", "--ema-decay", "0.5") == 0
     assert "accuracy" in capsys.readouterr().out
-    arrays = load_checkpoint(folder / "runs/tinymim/finetune-default/student.safetensors")
+    place = folder / "runs/tinymim/finetune-default"
+    arrays = load_checkpoint(place / "student.safetensors")
     assert arrays["head.weight"].shape == (2, 24)
-    assert Checkpoints(folder / "runs/tinymim/finetune-default/checkpoints").latest() == 6
+    assert Checkpoints(place / "checkpoints").latest() == 6
+    read = ["--image-size", "32", "--batch-size", "4", "--canvas", "32", "--num-heads", "3"]
+    tuned = ["--weights", str(place / "student.safetensors"), "--imagenet-a", "pictures"]
+    code = VERBS["score"](["--folder", "pictures", *tuned, *read])
+    assert code == 0
+    scores = json.loads((folder / "runs/tinymim/score-default/scores.json").read_text())
+    # decided among all classes, which are the subset's own
+    assert scores["ImageNet-A"] == scores["top-1"]
+    frozen = ["--weights", PRETRAINED, "--test-folder", "pictures", "--epochs", "9"]
+    code = VERBS["probe"](["--folder", "pictures", *frozen, *read])
+    assert code == 0
+    scores = json.loads((folder / "runs/tinymim/probe-default/scores.json").read_text())
+    assert set(scores) == {"linear probe", "logistic regression", "20-NN"}
+    assert scores["logistic regression"] > 0.5
+
+
+@pytest.mark.slow
+def test_a_segmenter_is_tuned_and_measured_again_from_its_file(folder, capsys):
+    rng = np.random.default_rng(0)
+    for split in ("training", "validation"):
+        for place in ("images", "annotations"):
+            (folder / "scenes" / place / split).mkdir(parents=True)
+        for i in range(4):
+            labels = rng.integers(0, 3, (40, 48), np.uint8)
+            picture = np.repeat(labels[..., None] * 80, 3, axis=-1)
+            Image.fromarray(picture).save(folder / f"scenes/images/{split}/{i}.png")
+            Image.fromarray(labels).save(folder / f"scenes/annotations/{split}/{i}.png")
+    flags = ["--folder", "scenes", "--num-classes", "2", "--image-size", "32", "--stride", "16",
+             "--longest", "64", "--canvas", "48", "--width", "8", "--num-heads", "6"]  # fmt: skip
+    deep = dataclasses.replace(TEACHER, depth=6)
+    variables = tinymim.init_variables(deep, jax.random.key(0))
+    save_safetensors("deep.safetensors", tinymim.to_official(variables, deep))
+    train = ["--weights", "deep.safetensors", "--iterations", "2", "--warmup", "1"]
+    assert VERBS["segment"]([*flags, *train, "--batch-size", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "miou" in said
+    whole = "runs/tinymim/segment-default/segmenter.safetensors"
+    assert VERBS["segment"]([*flags, "--weights", whole, "--iterations", "0"]) == 0
+    again = capsys.readouterr().out
+    measured = float(again.split("miou ")[1].split("%")[0])
+    assert measured == pytest.approx(100 * float(said.split("miou ")[1].split(",")[0]), abs=0.1)

@@ -47,11 +47,12 @@ _HEADS = ("head.*", "head_dist.*", "fc_norm.*")
 _EMBEDDED = ("cls_token", "dist_token")
 _HEADS_OF_WIDTH = {size["width"]: size["num_heads"] for name, size in SIZES.items() if name != "T*"}
 _HEADS_OF_WIDTH |= {1280: 16}  # ViT-H
+_STARRED_HEADS = {SIZES["T*"]["width"]: SIZES["T*"]["num_heads"]}
 
 
 def block_rules(source: str, target: str, naming: Naming, *, stack: bool) -> tuple[Rule, ...]:
     """The rules of one kind of block: `source` and `target` hold {i}, stacked targets do not."""
-    options = {"stack": "i" if stack else None}
+    options: dict[str, Any] = {"stack": "i" if stack else None}
     gammas = ("gamma_1", "gamma_2") if naming == "official" else ("ls1.gamma", "ls2.gamma")
     table = "relative_position_bias_table"
     return (
@@ -300,12 +301,12 @@ def vit_config_of(
     special = 1 + ("dist_token" in arrays)
     side = round((table.shape[1] - special) ** 0.5)
     blocks = {name.split(".")[1] for name in arrays if name.startswith("blocks.")}
-    heads = num_heads or _HEADS_OF_WIDTH.get(width)
-    require(
-        heads is not None,
-        f"how many heads a ViT of width {width} has is not in its weights; give num_heads",
-        CheckpointError,
-    )
+    is_starred = "conv1x1.1.weight" in arrays
+    heads = num_heads or (_STARRED_HEADS if is_starred else _HEADS_OF_WIDTH).get(width)
+    if heads is None:
+        raise CheckpointError(
+            f"how many heads a ViT of width {width} has is not in its weights; give num_heads"
+        )
     config = ViTConfig(
         width=width,
         depth=len(blocks),
@@ -316,6 +317,7 @@ def vit_config_of(
         patch_size=patch_size,
         num_channels=channels,
         distilled=special == 2,
+        expanded_width=_rows(arrays, "conv1x1.1.weight") if is_starred else None,
         position="fixed" if _is_sincos(table, side, special) else "learned",
         final_norm="norm.weight" in arrays,
     )

@@ -144,7 +144,8 @@ def train_linear_probe(
         return state, jax.tree.map(jnp.mean, metrics)
 
     init_key, run_key = jax.random.split(check_key(key))
-    variables = ProbeHead(config.num_classes).init(init_key, jnp.zeros((1, width)), train=False)
+    head = ProbeHead(config.num_classes)
+    variables = dict(head.init(init_key, jnp.zeros((1, width)), train=False))
     state, history = run(epoch, state_of(variables, tx, run_key), (views, labels), config.epochs)
     return {"params": state.params, **state.model_state}, history
 
@@ -152,7 +153,8 @@ def train_linear_probe(
 def probe_logits(variables: Any, features: jax.Array) -> jax.Array:
     """Logits of a trained `ProbeHead`: float [N, D] -> [N, num_classes]."""
     num_classes = variables["params"]["head"]["bias"].shape[-1]
-    return ProbeHead(num_classes).apply(variables, features, train=False)
+    logits: Any = ProbeHead(num_classes).apply(variables, features, train=False)
+    return logits
 
 
 def linear_probe_accuracy(variables: Any, features: jax.Array, labels: jax.Array) -> jax.Array:
@@ -196,7 +198,8 @@ def logistic_regression(
         updates, state = solver.update(
             grads, state, fit, value=value, grad=grads, value_fn=objective
         )
-        return (optax.apply_updates(fit, updates), state), value
+        moved: Any = optax.apply_updates(fit, updates)
+        return (moved, state), value
 
     (fit, _), _ = jax.lax.scan(step, (start, solver.init(start)), length=max_steps)
     return {"mean": mean, "std": std, **fit}
@@ -248,7 +251,7 @@ def knn_predict(
     require(
         temperature is None or temperature > 0, f"temperature must be positive, got {temperature}"
     )
-    train = unit_rows(train_features)
+    train, train_labels = unit_rows(train_features), jnp.asarray(train_labels)
 
     def vote(rows):
         similarity = jnp.matmul(unit_rows(rows), train.T, precision="highest")
@@ -284,7 +287,8 @@ def pooled_features(
       pooling: "mean" of the patch tokens, or the "cls" token.
     """
     require(pooling in ("mean", "cls"), f"pooling is 'mean' or 'cls', got {pooling!r}")
-    tokens = ViT(encoder).apply(variables, images, (name,))[name].astype(jnp.float32)
+    out: Any = ViT(encoder).apply(variables, images, (name,))
+    tokens = out[name].astype(jnp.float32)
     return tokens[:, 0] if pooling == "cls" else tokens[:, encoder.num_special :].mean(axis=1)
 
 

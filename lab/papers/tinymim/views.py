@@ -27,6 +27,7 @@ from lab.data.augment import (
     resize_and_centre_crop,
     smooth_one_hot,
 )
+from lab.data.augment.scenes import SceneCrop, augmented_scenes
 from lab.papers.tinymim.steps import example_keys, split
 from lab.train.state import step_key
 from lab.train.steps import Step
@@ -123,6 +124,18 @@ def evaluation_views(raw: Batch, *, size: int) -> Batch:
     images = resize_and_centre_crop(raw["image"], int(size / 0.875), size, raw.get("size"))
     labels = {"labels": raw["label"]} if "label" in raw else {}
     return _kept(raw) | labels | {"images": normalise(images)}
+
+
+def segmentation_views(
+    key: jax.Array, raw: Batch, *, crop: SceneCrop, axis_name: str | None = None
+) -> Batch:
+    """Scaled, cropped, flipped and distorted pictures with their "labels" int [B, S, S].
+
+    Args: raw, of `lab.data.segmentation`: with "labels" beside "image" and "size".
+    """
+    keys = example_keys(key, len(raw["image"]), axis_name)
+    images, labels = augmented_scenes(keys, raw["image"], raw["labels"], raw["size"], crop)
+    return _kept(raw) | {"images": images, "labels": labels}
 
 
 def _cropped(

@@ -10,13 +10,15 @@ from lab.errors import CheckpointError, InvalidInputError
 from lab.interop import load_checkpoint, save_safetensors
 from lab.nn.position import interpolate_positions
 from lab.nn.transformer import TransformerConfig
-from lab.nn.vit import ViT
+from lab.nn.vit import ViT, vit_config
 from lab.papers.tinymim import (
     ClassifierConfig,
     MAEConfig,
     from_official,
     init_variables,
     to_official,
+    variable_shapes,
+    vit_config_of,
 )
 from lab.papers.tinymim.convert import relayout
 from tests.papers.tinymim.networks import STUDENT, pictures, quick_jit, random_variables, scanned
@@ -161,6 +163,15 @@ def test_layouts_of_blocks_go_both_ways_wherever_they_lie():
     assert set(stacked["params"]["decoder"]["blocks"]) == {"stacked"}
     assert set(stacked["params"]["encoder"]["blocks"]) == {"stacked"}
     equal(relayout(stacked, scan=False), variables)
+
+
+@pytest.mark.parametrize("size", ["T", "T*"])
+def test_a_network_is_told_from_its_weights(size):
+    config = vit_config(size, image_size=32, position="learned")
+    shapes = variable_shapes(config)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    assert vit_config_of(to_official(zeros, config)) == config
+    assert vit_config_of(to_official(zeros, config), num_heads=6).heads == (6,) * 12
 
 
 def test_only_networks_of_this_paper_have_a_layout():

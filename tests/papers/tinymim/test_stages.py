@@ -19,6 +19,7 @@ from lab.papers.tinymim import (
     student_config,
 )
 from lab.papers.tinymim.distill import target_heads
+from lab.papers.tinymim.stages import finetuning_recipe
 from tests.papers.tinymim.networks import (
     STUDENT,
     TEACHER,
@@ -38,6 +39,18 @@ def test_released_stages_have_the_released_heads():
         student = student_config(stage.distillation, stage.student(), teacher)
         assert student.encoder == stage.student()
         assert student.encoder.drop_path_rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [(768, (5e-4, 0.65, 0.2, 100)), (384, (1e-3, 0.75, 0.1, 200)), (192, (1e-3, 0.75, 0.0, 200))],
+)
+def test_each_size_has_its_recipe_of_finetuning(width, expected):
+    recipe = finetuning_recipe(width)
+    found = recipe.base_rate, recipe.layer_decay, recipe.drop_path, recipe.epochs
+    assert found == expected
+    assert recipe.min_rate == 1e-6
+    assert finetuning_recipe(width + 8) == recipe
 
 
 def test_a_chain_of_students_runs_with_its_head_counts():
