@@ -7,6 +7,7 @@ nodes. Predictions are int [n], ties to the smallest class.
 import dataclasses
 import functools
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 import optax
 from flax import struct
 
+from lab.arrays import Array
 from lab.data.graphs import preview
 from lab.errors import NonFiniteError, require
 from lab.papers.graph_unlearning.data import RandomGenerator
@@ -54,12 +56,12 @@ def votes(log_probs: jax.Array) -> jax.Array:
     return choices.sum(axis=0)
 
 
-def weighted_log_probs(log_probs: jax.Array, weights: jax.Array) -> jax.Array:
+def weighted_log_probs(log_probs: Array, weights: Array) -> jax.Array:
     """The learned aggregator, sum of weights [S] times log-probabilities: [n, C]."""
     return jnp.einsum("s,snc->nc", weights, log_probs)
 
 
-def predict(scores: jax.Array) -> jax.Array:
+def predict(scores: Array) -> Array:
     """The class with the highest score of any aggregator: [n, C] -> int [n]."""
     return scores.argmax(axis=-1)
 
@@ -190,7 +192,8 @@ def fit_lbaggr(
             weights, log_probs[:, nodes], labels[nodes], mask, config.norm_coefficient
         )
         updates, new_opt_state = tx.update(gradient, opt_state)
-        stepped = jnp.maximum(optax.apply_updates(weights, updates), 0)
+        moved: Any = optax.apply_updates(weights, updates)
+        stepped = jnp.maximum(moved, 0)
         kept = jax.tree.map(
             lambda new, old: jnp.where(alive, new, old),
             (stepped, new_opt_state),

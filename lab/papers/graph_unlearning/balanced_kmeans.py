@@ -80,20 +80,25 @@ def balanced_kmeans(
         size_limit * num_shards >= num_nodes,
         f"size_limit {size_limit} x {num_shards} shards hold less than {num_nodes} nodes",
     )
+    _require_rounds(max_iterations)
     centroids = embeddings[start_rows]
     deltas, first_labels = [], None
-    for _ in range(max_iterations):
+    while True:
         distances = squared_distances(embeddings, centroids)
         labels, sequence = _assign_closest_first(distances, size_limit)
         first_labels = labels if first_labels is None else first_labels
         means = _means(embeddings, labels, centroids)
         deltas.append(np.abs(means - centroids).sum())
         centroids = means
-        if deltas[-1] <= terminate_delta:
+        if deltas[-1] <= terminate_delta or len(deltas) == max_iterations:
             break
     order = sequence[np.argsort(labels[sequence], kind="stable")]
     cost = float(np.take_along_axis(distances, labels[None], axis=0).sum())
     return KMeansResult(labels, centroids, np.asarray(deltas), first_labels, order, cost)
+
+
+def _require_rounds(max_iterations: int) -> None:
+    require(max_iterations >= 1, f"max_iterations must be at least 1, got {max_iterations}")
 
 
 def _assign_closest_first(distances, size_limit) -> tuple[np.ndarray, np.ndarray]:
@@ -174,6 +179,7 @@ def kmeans(
     the mean variance of the columns.
     """
     embeddings = check_embeddings(embeddings)
+    _require_rounds(max_iterations)
     centroids, labels = embeddings[start_rows], None
     deltas, first_labels = [], None
     limit = tolerance * embeddings.var(axis=0).mean()
@@ -190,6 +196,7 @@ def kmeans(
             break
     distances = squared_distances(embeddings, centroids)
     labels = distances.argmin(axis=0).astype(np.int32)
+    first_labels = labels if first_labels is None else first_labels
     cost = float(distances.min(axis=0).sum())
     return KMeansResult(labels, centroids, np.asarray(deltas), first_labels, None, cost)
 
@@ -217,8 +224,9 @@ def assignment_kmeans(
         f"assignment of {num_nodes} nodes takes time n^3; accepted: up to max_nodes={max_nodes}",
     )
     slots = np.arange(num_nodes) % num_shards
+    _require_rounds(max_iterations)
     centroids, deltas, first_labels = embeddings[start_rows], [], None
-    for _ in range(max_iterations):
+    while True:
         distances = squared_distances(embeddings, centroids)
         rows, nodes = linear_sum_assignment(distances[slots], maximize=objective == "max")
         labels = np.empty(num_nodes, np.int32)
@@ -227,7 +235,7 @@ def assignment_kmeans(
         means = _means(embeddings, labels, centroids)
         deltas.append(np.abs(means - centroids).sum())
         centroids = means
-        if deltas[-1] <= terminate_delta:
+        if deltas[-1] <= terminate_delta or len(deltas) == max_iterations:
             break
     order = np.lexsort((np.arange(num_nodes), labels)).astype(np.int32)
     cost = float(distances[labels, np.arange(num_nodes)].sum())

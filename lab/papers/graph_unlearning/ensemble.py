@@ -31,6 +31,7 @@ from lab.papers.graph_unlearning.partition import (
 )
 from lab.papers.graph_unlearning.requests import (
     Effect,
+    Kind,
     Request,
     ShardedGraph,
     apply,
@@ -179,14 +180,14 @@ def unlearn(
 
 def as_request(nodes=None, edges=None, features=None) -> Request:
     """The one request that the arguments of `unlearn` name."""
-    given = {"nodes": nodes, "edges": edges, "features": features}
-    given = {kind: items for kind, items in given.items() if items is not None}
+    kinds: dict[Kind, Any] = {"nodes": nodes, "edges": edges, "features": features}
+    given: dict[Kind, Any] = {kind: items for kind, items in kinds.items() if items is not None}
     require(
         len(given) == 1,
         f"a request is one of nodes, edges, features; got {', '.join(given) or 'none'}",
     )
-    kind, items = given.popitem()
-    items = np.asarray(items)
+    ((kind, values),) = given.items()
+    items = np.asarray(values)
     if (kind == "edges" and items.ndim == 2 and items.shape[0] != 2 and items.shape[1] == 2) or (
         kind == "edges" and isinstance(edges, list | tuple) and items.shape == (2, 2)
     ):
@@ -319,7 +320,7 @@ def _parts(graph: ShardedGraph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _train(
-    ensemble: Ensemble, shards: Sequence[int], stack: GraphStack | None = None
+    ensemble: Ensemble, shards: Sequence[int] | np.ndarray, stack: GraphStack | None = None
 ) -> tuple[Ensemble, float]:
     """Trains some shards from their keys; returns the ensemble and the seconds that it took."""
     if len(shards) == 0:

@@ -110,7 +110,7 @@ def _constraints(pairs, lines, sizes, size_limit, official) -> tuple[sparse.csr_
     balance[pairs[counted, 0], counted] = sign
     balance[pairs[counted, 1], counted] = -sign
     size_rows = sparse.hstack([sparse.csr_array(balance), sparse.csr_array(balance.shape)])
-    rows = sparse.vstack([sparse.hstack([on_x, on_z]), size_rows]).tocsr()
+    rows = sparse.csr_array(sparse.vstack([sparse.hstack([on_x, on_z]), size_rows]))
     bounds = np.concatenate([*(start for _, start in lines), size_limit - np.asarray(sizes, float)])
     return rows, bounds
 

@@ -8,6 +8,7 @@ configs' defaults are the official "batch" networks; `model_config` also knows t
 
 import dataclasses
 import functools
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -267,7 +268,7 @@ class MLP(nn.Module):
         self, graph: Graph, *, train: bool, node_mask: jax.Array | None = None
     ) -> jax.Array:
         """float [num_nodes, d] in `graph` -> logits [num_nodes, classes]; train changes nothing."""
-        rows = graph.features if isinstance(graph, Blocks) else graph.nodes
+        rows = graph.features if isinstance(graph, Blocks) else cast(jax.Array, graph.nodes)
         for layer, width in enumerate((*self.config.hidden, self.config.num_classes)):
             rows = torch_linear(width, rows.shape[-1], f"linear{layer}")(rows)
         return rows

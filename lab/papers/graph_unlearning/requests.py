@@ -15,6 +15,8 @@ from lab.errors import InvalidInputError, require
 from lab.papers.graph_unlearning.data import RandomGenerator, TrainingGraph, training_graph
 from lab.papers.graph_unlearning.partition import check_labels
 
+Kind = Literal["nodes", "edges", "features"]
+
 SAME_SHARD, CROSS_SHARD, TOUCHES_TEST = 0, 1, 2
 REQUEST_KINDS = ("random", "top1", "adaptive", "last5")
 
@@ -88,7 +90,7 @@ class Request:
     int [2, k].
     """
 
-    kind: Literal["nodes", "edges", "features"]
+    kind: Kind
     items: np.ndarray
 
 

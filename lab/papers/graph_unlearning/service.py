@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import numpy as np
+from flax import traverse_util
 
 from lab.data.graphs import NodeDataset
 from lab.errors import CheckpointError, InvalidInputError, require
@@ -205,7 +205,7 @@ def _load(folder: Path, dataset: NodeDataset) -> tuple[Ensemble, int, dict | Non
         labels=dataset.labels,
         num_classes=kept["num_classes"],
         graph=graph,
-        variables=flax.traverse_util.unflatten_dict(variables, sep="/"),
+        variables=traverse_util.unflatten_dict(variables, sep="/"),
         train_shape=PaddedShape(*kept["train_shape"]),
         inference_shape=PaddedShape(*kept["inference_shape"]),
         num_columns=kept["num_columns"],
@@ -221,7 +221,7 @@ def _load(folder: Path, dataset: NodeDataset) -> tuple[Ensemble, int, dict | Non
 
 def _arrays_of(ensemble: Ensemble) -> dict[str, np.ndarray]:
     graph = {f"graph/{name}": getattr(ensemble.graph, name) for name in _GRAPH_ARRAYS}
-    variables = flax.traverse_util.flatten_dict(ensemble.variables, sep="/")
+    variables = traverse_util.flatten_dict(ensemble.variables, sep="/")
     models = {f"model/{name}": np.asarray(x) for name, x in variables.items()}
     return graph | models | {"weights": ensemble.weights}
 
@@ -229,7 +229,7 @@ def _arrays_of(ensemble: Ensemble) -> dict[str, np.ndarray]:
 def _fingerprint(ensemble: Ensemble) -> list[int]:
     """Sizes, and checksums of labels and of the features of test nodes, which nothing deletes."""
     test_rows = ensemble.features[np.sort(ensemble.graph.test_ids)]
-    return [*ensemble.features.shape, zlib.crc32(ensemble.labels), zlib.crc32(test_rows)]
+    return [*ensemble.features.shape, zlib.crc32(ensemble.labels.data), zlib.crc32(test_rows.data)]
 
 
 def _config_from(values: dict[str, Any]) -> EnsembleConfig:

@@ -7,7 +7,7 @@ shape, so that one compiled call serves them all.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,13 +132,14 @@ def stack_graphs(
     """
     require(len(graphs) > 0, "there is no graph to stack")
     shape = shape or padded_shape(graphs)
-    stack = GraphStack(
-        node_ids=np.full((len(graphs), shape.num_nodes), num_nodes, np.int32),
-        train_mask=np.zeros((len(graphs), shape.num_nodes), bool),
-        test_mask=np.zeros((len(graphs), shape.num_nodes), bool),
-        senders=np.zeros((len(graphs), shape.num_edges), np.int32),
-        receivers=np.full((len(graphs), shape.num_edges), shape.num_nodes, np.int32),
-    )
+    arrays: dict[str, Any] = {
+        "node_ids": np.full((len(graphs), shape.num_nodes), num_nodes, np.int32),
+        "train_mask": np.zeros((len(graphs), shape.num_nodes), bool),
+        "test_mask": np.zeros((len(graphs), shape.num_nodes), bool),
+        "senders": np.zeros((len(graphs), shape.num_edges), np.int32),
+        "receivers": np.full((len(graphs), shape.num_edges), shape.num_nodes, np.int32),
+    }
+    stack = GraphStack(**arrays)
     for row, graph in enumerate(graphs):
         nodes, edges = len(graph.node_ids), graph.edge_index.shape[1]
         require(
@@ -157,7 +158,7 @@ def stack_shards(
     edge_index: np.ndarray,
     labels: np.ndarray,
     test_ids: np.ndarray,
-    shards: Sequence[int],
+    shards: Sequence[int] | np.ndarray,
     *,
     use_test_neighbours: bool = True,
     train_shape: PaddedShape | None = None,

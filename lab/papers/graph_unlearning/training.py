@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lab.arrays import Array
 from lab.data.graphs import bucket_size
 from lab.errors import require
 from lab.nn.graph import whole_graph
@@ -150,8 +151,8 @@ def _most_columns(features: np.ndarray, stack: GraphStack) -> int:
 
 def train_shards(
     config: TrainingConfig,
-    features: jax.Array,
-    labels: jax.Array,
+    features: Array,
+    labels: Array,
     stack: GraphStack,
     keys: jax.Array,
     *,
@@ -272,8 +273,8 @@ def _shard_step(config: TrainingConfig, num_columns: int | None, train: bool) ->
 
     def step(state, inputs):
         size = config.batch_size
-        if config.is_sampled:
-            sizes = config.num_neighbours
+        sizes = config.num_neighbours
+        if config.is_sampled and sizes is not None:
             batch = sampled_batch(model, inputs, sizes, size, state.key, state.step)
         else:
             batch = all_neighbours_batch(model, inputs, size, state.key, state.step)
@@ -321,7 +322,7 @@ def variables_of(states: TrainState) -> dict[str, Any]:
 def shard_logits(
     config: TrainingConfig,
     variables: dict[str, Any],
-    features: jax.Array,
+    features: Array,
     stack: GraphStack,
     *,
     output: str = "logits",
@@ -362,7 +363,7 @@ def _compiled_inference(model, propagation, output, devices) -> Callable:
     return compile_copies(infer, (0, 0, None), devices, in_turn=True)
 
 
-def posteriors(logits: jax.Array, rows: np.ndarray) -> np.ndarray:
+def posteriors(logits: jax.Array, rows: Array) -> np.ndarray:
     """Log-probabilities of the marked rows of every graph, in their order.
 
     Args: logits float [G, n, C]; rows bool [G, n], as many in every graph (`test_mask`).
