@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.data import graphs
+from lab.data.embedded import generated_citations
 from lab.errors import InvalidInputError, NonFiniteError
 
 TRIANGLE = np.array([[0, 1, 1, 2, 2, 0], [1, 0, 2, 1, 0, 2]])
@@ -242,3 +243,18 @@ def test_graphs_tuple_takes_other_features_of_the_same_nodes():
     assert (int(graph.n_node[0]), int(graph.n_edge[0])) == (4, 6)
     with pytest.raises(InvalidInputError, match="3 rows of features for 4 nodes"):
         graphs.to_graphs_tuple(triangle(), np.ones((3, 2)))
+
+
+def test_deleted_nodes_leave_features_edges_and_splits_and_keep_the_ids_of_others():
+    whole = generated_citations(num_nodes=200)
+    gone = np.flatnonzero(whole.train_mask)[:7]
+    left = whole.without_nodes(gone)
+    kept = np.setdiff1d(np.arange(200), gone)
+    assert not np.isin(left.edge_index, gone).any()
+    assert not left.features[gone].any()
+    assert not left.train_mask[gone].any()
+    np.testing.assert_array_equal(left.features[kept], whole.features[kept])
+    np.testing.assert_array_equal(left.labels, whole.labels)
+    np.testing.assert_array_equal(left.subgraph(kept).edge_index, whole.subgraph(kept).edge_index)
+    with pytest.raises(InvalidInputError, match="nodes"):
+        whole.without_nodes([200])

@@ -65,7 +65,7 @@ from lab.papers.dacfl.partition import (
     draw_partition,
     label_histogram,
 )
-from lab.papers.dacfl.periods import Protocol, accuracy_evaluation
+from lab.papers.dacfl.periods import Protocol, accuracy_evaluation, loss_evaluation
 from lab.papers.dacfl.rounds import (
     RoundInputs,
     init_state,
@@ -136,6 +136,7 @@ __all__ = [
     "learning_rate_at",
     "leave",
     "links_in_use",
+    "loss_evaluation",
     "make_round",
     "matrix_at",
     "mean_model",

@@ -25,6 +25,7 @@ class FederatedData:
       network: of all rounds.
       test: what `evaluate` is given, or None.
       lr_scale: float scalar on the learning rate (a copy's own, to run several at once).
+      holds_one: each user holds one example, and that is its batch, without an axis of examples.
     """
 
     examples: Any
@@ -33,6 +34,7 @@ class FederatedData:
     network: Network
     test: Any
     lr_scale: jax.Array
+    holds_one: bool = flax.struct.field(pytree_node=False, default=False)
 
     @property
     def num_users(self) -> int:
@@ -42,7 +44,7 @@ class FederatedData:
 
 def federated_data(
     examples: Any,
-    parts: Sequence[np.ndarray],
+    parts: Sequence[np.ndarray] | None,
     network: Network,
     test: Any = None,
     lr_scale: float = 1.0,
@@ -52,13 +54,16 @@ def federated_data(
     Args:
       examples: a pytree with a leading axis of all examples, for example
         {"inputs": [n, ...], "labels": int [n]}.
-      parts: each user's rows (see `partition`).
+      parts: each user's rows (see `partition`). None: user i holds example i alone, a graph for
+        instance, and the loss is given it as it is, without an axis of examples.
     Raises: InvalidInputError for parts that are empty or out of range, a network of another number
       of users, or leaves of different lengths.
     """
     sizes = {np.shape(leaf)[0] for leaf in jax.tree.leaves(examples)}
     require(len(sizes) == 1, f"the leaves of examples have different lengths: {sorted(sizes)}")
-    packed = pack(check_partition(parts, sizes.pop()))
+    num_examples = sizes.pop()
+    held = np.arange(num_examples)[:, None] if parts is None else parts
+    packed = pack(check_partition(held, num_examples))
     require(
         network.num_users == len(packed.counts),
         f"the network has {network.num_users} users, the partition {len(packed.counts)}",
@@ -70,6 +75,7 @@ def federated_data(
         network=network,
         test=jax.tree.map(jnp.asarray, test),
         lr_scale=jnp.float32(lr_scale),
+        holds_one=parts is None,
     )
 
 

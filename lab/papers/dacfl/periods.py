@@ -131,6 +131,23 @@ def accuracy_evaluation(apply_fn: Callable[[Any, jax.Array], jax.Array]) -> Eval
     return evaluate
 
 
+def loss_evaluation(loss_fn: LossFn) -> Evaluate:
+    """Per-user loss on a test batch, and whatever else the loss measures.
+
+    Args: loss_fn, `(params, model_state, batch, key) -> (loss, Aux)` in evaluation mode: its key is
+      always the same.
+    """
+
+    def evaluate(models, model_state, test):
+        def of_user(params, state):
+            loss, aux = loss_fn(params, state, test, jax.random.key(0))
+            return {"loss": loss, **aux.metrics}
+
+        return jax.vmap(of_user)(models, model_state)
+
+    return evaluate
+
+
 def start(
     settings: Settings,
     algorithm: Algorithm,
@@ -293,8 +310,11 @@ def _rows(
 
 
 def _batches(data: FederatedData, rows: jax.Array) -> Any:
-    """Examples of rows int32 [E, n, B], as leaves [n, E, B, ...]."""
-    n = rows.shape[1]
+    """Examples of rows int32 [E, n, B], as leaves [n, E, B, ...], or [n, E, ...] of one each."""
+    num_steps, n, _ = rows.shape
+    if data.holds_one:
+        chosen = jnp.broadcast_to(data.index[:, :1], (n, num_steps))
+        return jax.tree.map(lambda x: x[chosen], data.examples)
     chosen = data.index[jnp.arange(n)[None, :, None], rows]
     chosen = jnp.swapaxes(chosen, 0, 1)
     return jax.tree.map(lambda x: x[chosen], data.examples)

@@ -125,6 +125,21 @@ def all_neighbours_batch(
     return NodeBatch(graph, inputs.labels, mask)
 
 
+def whole_batch(
+    model: ModelConfig, features: jax.Array, labels: jax.Array, graph: GraphStack
+) -> NodeBatch:
+    """All train nodes of one graph: what each step of a shard that fits one batch looks at.
+
+    Under `vmap` over a stack, one batch a shard. To score the test nodes instead, replace the mask
+    by `graph.test_mask`.
+
+    Args: features float [N, d]; labels int32 [N]; graph, one graph (no stack axis).
+    """
+    inputs = shard_inputs(model, features, labels, graph)
+    blocks = whole_graph(inputs.features, inputs.links, model.num_layers, inputs.mask)
+    return NodeBatch(blocks.replace(aggregate=inputs.aggregate), inputs.labels, inputs.mask)
+
+
 def sampled_batch(
     model: ModelConfig,
     inputs: ShardInputs,

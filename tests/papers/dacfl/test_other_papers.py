@@ -38,18 +38,13 @@ def test_users_train_a_graph_network_with_batch_statistics():
     init = jax.jit(lambda key: module.init(key, first.graph, train=False))
     variables = dict(init(jax.random.key(0)))
     params = variables.pop("params")
-    loss_fn = make_loss(module)
-
-    def loss_of_graph(params, model_state, batch, key):
-        return loss_fn(params, model_state, jax.tree.map(lambda x: x[0], batch), key)
-
     network = dacfl.draw_network(
         dacfl.NetworkConfig(dacfl.TopologyConfig("ring")), NUM_USERS, 0, NUM_ROUNDS
     )
-    data = dacfl.federated_data(graphs, np.arange(NUM_USERS)[:, None], network)
+    data = dacfl.federated_data(graphs, None, network)
     done = dacfl.simulate(
         "dacfl",
-        loss_of_graph,
+        make_loss(module),
         params,
         data,
         dacfl.Protocol(NUM_ROUNDS, 1, learning_rate=dacfl.LearningRate(0.02)),
