@@ -62,7 +62,7 @@ def federated_data(
     sizes = {np.shape(leaf)[0] for leaf in jax.tree.leaves(examples)}
     require(len(sizes) == 1, f"the leaves of examples have different lengths: {sorted(sizes)}")
     num_examples = sizes.pop()
-    held = np.arange(num_examples)[:, None] if parts is None else parts
+    held = [np.array([row]) for row in range(num_examples)] if parts is None else parts
     packed = pack(check_partition(held, num_examples))
     require(
         network.num_users == len(packed.counts),
