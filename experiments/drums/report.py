@@ -152,7 +152,7 @@ def _ablation_table(small: dict) -> Table:
 
 
 def _transfer_table(transfer: dict) -> Table:
-    rows = []
+    rows, curves = [], []
     for kind in ("english", "random"):
         chosen = [i for i, own in enumerate(transfer["kinds"]) if own == kind]
         curve = np.array(transfer["curves"])[chosen]
@@ -164,20 +164,15 @@ def _transfer_table(transfer: dict) -> Table:
             ]
             test = Measurement.of([transfer["test"][i] for i in chosen])
             rows.append([f"{kind}, T = {temperature}", test, *metrics])
-        rows.append([f"{kind}, dev while tuning", *_ends(curve)])
+        curves.append(f"{kind} {', '.join(f'{nats:.2f}' for nats in curve.mean(axis=0))}")
     columns = ["start", "test nats", "= previous", "= prompt", "new", "onset F1", "mean stability"]
     note = (
         f"{transfer['num_parameters']:,} parameters, {transfer['vocabulary']} byte-level tokens, "
         f"windows of four measures; two measures composed in the grammar. After English and before "
-        f"any drums: {transfer['untuned']:.2f} nats a line. Rows of dev: nats after each quarter."
+        f"any drums: {transfer['untuned']:.2f} nats a line. Dev nats after each quarter of the "
+        f"tuning: {'; '.join(curves)}."
     )
     return Table("A small model pre-trained on English", columns, rows, note)
-
-
-def _ends(curve: np.ndarray) -> list:
-    """Six cells: the mean over copies at up to six evaluations."""
-    means = curve.mean(axis=0)[:6].tolist()
-    return means + [None] * (6 - len(means))
 
 
 def _pretrained_table(found: dict) -> Table:
@@ -294,10 +289,10 @@ def figures_of(run: Run, study: Study, pieces: Pieces) -> list:
     )
     if study.transfer and "kinds" in study.transfer:
         series = {
-            f"{kind} start": np.array(study.transfer["curves"])[
+            name: np.array(study.transfer["curves"])[
                 [own == kind for own in study.transfer["kinds"]]
             ]
-            for kind in ("english", "random")
+            for kind, name in (("english", "after English"), ("random", "from random weights"))
         }
         found.append(
             pictures.training_lines(run, "transfer", study.transfer["steps"], series, "step")

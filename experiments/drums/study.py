@@ -86,7 +86,8 @@ def _examples(model: drums.DrumModel, pieces: Pieces, seed: int) -> dict[str, st
         drums.Composer(model),
         [row.prompt for row in chosen],
         num_bars=EXAMPLE_MEASURES,
-        seeds=seed,
+        seeds=[seed] * len(chosen),
+        candidates=8,
         temperature=0.9,
     )
     return {row.name: groove.text for row, groove in zip(chosen, grooves, strict=True)}

@@ -44,6 +44,8 @@ class Generate:
     """Keep tokens at least so likely, relative to the most likely one."""
     repetition: float | None = None
     """Penalty of tokens that have come; 1 is none."""
+    candidates: int = 4
+    """Drawn for every groove; the one with the fewest silent measures is written."""
     weights: str = "auto"
     """A saved model or GGUF file; smollm2; or auto: the newest model of a run, else smollm2."""
     prompt_included: bool = True
@@ -134,6 +136,7 @@ def generate(args: list[str]) -> int:
         bpm=options.bpm or start.bpm or 120.0,
         with_prompt=options.prompt_included,
         seeds=[options.seed + i for i in range(options.count)],
+        candidates=options.candidates,
         **{name: getattr(options, name) for name in sampled},
     )
     print(f"{source}: {options.count} x {options.bars} bars of {meter[0]}/4")

@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,8 @@ from lab.papers.drums.notation import (
 
 PROMPT_STEPS = 2 * MEASURE
 MAX_NEW_TOKENS = 1000
+# Between the seeds of one prompt's candidates.
+CANDIDATE_SEEDS = 1_000_003
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Composer:
         seeds: int | Sequence[int] = 0,
         max_new_tokens: int | None = None,
         settings: Sampling | None = None,
-        **sampled,
+        **sampled: Any,
     ) -> list[Composition]:
         """Continues every prompt, all in one call.
 
@@ -106,7 +109,9 @@ class Composer:
         check_ids(np.asarray(batch.ids), self.config.vocab_size)
         automaton = self.automaton(num_steps) if constrained else None
         if max_new_tokens is None:
-            max_new_tokens = MAX_NEW_TOKENS if num_steps is None else longest(automaton)
+            max_new_tokens = MAX_NEW_TOKENS
+            if automaton is not None and num_steps is not None:
+                max_new_tokens = longest(automaton)
         settings = settings or sampling(len(prompts), **sampled)
         out = self.run(batch.ids, batch.mask, seeds, settings, max_new_tokens, automaton)
         return self._compositions(prompts, out)
@@ -115,7 +120,15 @@ class Composer:
         """The grammar of continuations of so many steps, for this model's tokens."""
         return grammar(self.tokenizer.drum_tokens(), num_steps)
 
-    def run(self, ids, mask, seeds, settings, max_new_tokens, automaton=None) -> Generated:
+    def run(
+        self,
+        ids: Any,
+        mask: Any,
+        seeds: Any,
+        settings: Any,
+        max_new_tokens: Any,
+        automaton: Any = None,
+    ) -> Generated:
         """The compiled call itself: one program a shape of (prompts, tokens)."""
         rows = ids.shape[0]
         return generate(
@@ -177,13 +190,17 @@ def compose_bars(
     meter: tuple[int, int] = (4, 4),
     bpm: float | None = None,
     with_prompt: bool = True,
-    **options,
+    candidates: int = 1,
+    seeds: int | Sequence[int] = 0,
+    **options: Any,
 ) -> list[Groove]:
     """Grooves of exactly so many bars in a meter of quarters, each continuing a prompt.
 
     Args:
       with_prompt: the given steps are the groove's beginning; otherwise the bars come after them.
-      options: of `Composer.compose`.
+      candidates: drawn for each prompt, all in one call; the one with the fewest silent measures is
+        taken, of equals the first. Models that have read pieces with silence at the end write it.
+      seeds, options: of `Composer.compose`.
     Raises: InvalidInputError where the bars are no longer than the prompt.
     """
     require(meter[1] == 4 and meter[0] >= 1, f"meter is {meter[0]}/{meter[1]}; accepted: x/4")
@@ -195,12 +212,28 @@ def compose_bars(
         f"{num_bars} bars of {meter[0]}/4 are {total} steps, no more than the prompt's "
         f"{PROMPT_STEPS}: ask for more bars, or leave the prompt out",
     )
-    found = composer.compose(prompts, num_steps=missing, **options)
-    grooves = []
-    for composition in found:
-        hits, malformed = parse_drumroll(composition.text, on_error="repair")
-        if malformed:
-            warnings.warn(f"{len(malformed)} malformed lines were repaired", stacklevel=2)
-        hits = hits if with_prompt else hits[PROMPT_STEPS:]
-        grooves.append(Groove(hits[:total], meter=meter, bpm=bpm))
-    return grooves
+    require(candidates >= 1, f"candidates must be at least 1, got {candidates}")
+    if not isinstance(seeds, int):
+        seeds = [seed + turn * CANDIDATE_SEEDS for turn in range(candidates) for seed in seeds]
+    drawn = [*prompts] * candidates
+    found = composer.compose(drawn, num_steps=missing, seeds=seeds, **options)
+    hits = [_hits(composition) for composition in found]
+    chosen = [
+        min(hits[i :: len(prompts)], key=lambda own: num_silent(own[PROMPT_STEPS:]))
+        for i in range(len(prompts))
+    ]
+    first = 0 if with_prompt else PROMPT_STEPS
+    return [Groove(own[first:][:total], meter=meter, bpm=bpm) for own in chosen]
+
+
+def _hits(composition: Composition) -> np.ndarray:
+    hits, malformed = parse_drumroll(composition.text, on_error="repair")
+    if malformed:
+        warnings.warn(f"{len(malformed)} malformed lines were repaired", stacklevel=3)
+    return hits
+
+
+def num_silent(hits: np.ndarray) -> int:
+    """How many measures of 16 steps have no hit; a partial last one counts."""
+    starts = range(0, len(hits), MEASURE)
+    return sum(not hits[start : start + MEASURE].any() for start in starts)

@@ -12,7 +12,7 @@ from lab.errors import CorruptFileError, InvalidInputError
 from lab.interop import save_safetensors
 from lab.nn.decoder import DecoderConfig, init_params
 from lab.nn.generation import generate
-from lab.papers.drums.composing import Composer, compose_bars, prompt_of_groove
+from lab.papers.drums.composing import Composer, compose_bars, num_silent, prompt_of_groove
 from lab.papers.drums.grid import Groove
 from lab.papers.drums.library import groove, library_rows
 from lab.papers.drums.model_files import DrumModel, open_model, save_model
@@ -51,6 +51,26 @@ def test_grooves_have_exactly_the_asked_bars(meter):
         compose_bars(line_composer(), PROMPTS, num_bars=8, meter=(6, 8))
     behind = compose_bars(line_composer(), PROMPTS, num_bars=1, with_prompt=False)
     assert len(behind[0].hits) == 16
+
+
+def test_of_several_candidates_the_least_silent_is_taken():
+    options = {"num_bars": 4, "temperature": 3.0, "top_k": 2}
+    alone = [
+        compose_bars(
+            line_composer(), PROMPTS, seeds=[s + 1_000_003 * turn for s in (1, 2, 3)], **options
+        )
+        for turn in range(2)
+    ]
+    chosen = compose_bars(line_composer(), PROMPTS, seeds=[1, 2, 3], candidates=2, **options)
+    for i, made in enumerate(chosen):
+        silent = [num_silent(grooves[i].hits[32:]) for grooves in alone]
+        wanted = alone[int(silent[1] < silent[0])][i]
+        assert np.array_equal(made.hits, wanted.hits)
+    quiet = np.zeros((40, 6), bool)
+    quiet[3, 2] = True
+    assert num_silent(quiet) == 2
+    with pytest.raises(InvalidInputError, match="candidates must be at least 1"):
+        compose_bars(line_composer(), PROMPTS, num_bars=4, candidates=0)
 
 
 def test_byte_tokens_compose_in_the_grammar_too():
