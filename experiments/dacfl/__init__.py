@@ -3,12 +3,16 @@
     python -m experiments.dacfl                       # generated digits, about a minute
     python -m experiments.dacfl bench                 # MNIST, Fashion-MNIST, CIFAR-10
     python -m experiments.dacfl bench --num-users 20 --datasets mnist --local-steps 5
+    python -m experiments.dacfl quick --networks erdos_renyi_every_5 torus --failures.link-loss 0.1
+    python -m experiments.dacfl quick --networks file --graph.edges-file my.csv --num-users 12
     python -m experiments.dacfl bench --coordinator host:port --num-processes 2 --process-id 0
 
 The science is in `lab.papers.dacfl`; here are presets, the order of things, claims and pictures.
 """
 
 import dataclasses
+
+from experiments.dacfl.options import Failures, Graph, Messages, Split, Variants
 
 TITLE = "DACFL (decentralised federated learning)"
 SUMMARY = (
@@ -51,8 +55,10 @@ class Cifar:
     """One of lab.papers.dacfl.MODELS."""
     batch_size: int = 100
     """B."""
-    num_rounds: int = 150
+    num_rounds: int = 100
     """T."""
+    log_every: int = 20
+    """Rounds between two evaluations: one costs as much as ten rounds of training."""
     repeats: int = 2
     """Seeds."""
     augment: bool = False
@@ -70,15 +76,14 @@ class Config:
     num_test: int = 1000
     """Test examples of the evaluations during training; the last one takes all."""
     partitions: tuple[str, ...] = ("shards", "iid")
-    """How the examples are divided: shards, iid, dirichlet."""
+    """How the examples are divided: shards, iid, dirichlet, or file."""
     networks: tuple[str, ...] = ("dense", "sparse", "sparse_every_10", "ring")
-    """Networks of the grid: dense, sparse, sparse_every_10, sparse_every_1, ring."""
-    psi: float = 0.5
-    """Density of the sparse networks."""
-    mixing: str = "metropolis"
-    """Weights of the links."""
+    """Networks of the grid: dense, sparse, ring, path, star, torus, hypercube, exponential,
+    erdos_renyi, watts_strogatz, one_peer_exponential or file; with _every_k behind the name,
+    redrawn every k rounds."""
     algorithms: tuple[str, ...] = ("dacfl", "cdsgd", "dsgt", "fedavg")
-    """What is run; D-PSGD is read out of cdsgd, whose updates it shares."""
+    """What is run: these, dpsgd, dfedavg, exact_diffusion, local or centralised. D-PSGD is also
+    read out of cdsgd, whose updates it shares."""
     num_users: int = 10
     """N."""
     model: str = "mlp"
@@ -89,6 +94,12 @@ class Config:
     """B."""
     local_steps: int = 1
     """E, local steps a round."""
+    local_epochs: int = 0
+    """Instead of E: so many passes of each user over its own examples a round."""
+    optimizer: str = "sgd"
+    """The users' own: sgd, momentum or adam; its state is never mixed."""
+    same_start: bool = True
+    """Whether all users begin with the same model."""
     learning_rate: float = 0.05
     """At round 0."""
     decay: float = 0.995
@@ -101,6 +112,16 @@ class Config:
     """Evaluations between two checkpoints within a cell."""
     repeats: int = 5
     """Seeds: each is an initialisation, a partition, a network and batches, the same for all."""
+    graph: Graph = dataclasses.field(default_factory=Graph)
+    """Details of the networks."""
+    split: Split = dataclasses.field(default_factory=Split)
+    """Details of the partitions."""
+    failures: Failures = dataclasses.field(default_factory=Failures)
+    """What goes wrong."""
+    messages: Messages = dataclasses.field(default_factory=Messages)
+    """Compression."""
+    variants: Variants = dataclasses.field(default_factory=Variants)
+    """Options of the algorithms."""
     extras: Extras = dataclasses.field(default_factory=Extras)
     """What is varied beside the grid."""
     cifar: Cifar = dataclasses.field(default_factory=Cifar)
@@ -139,7 +160,7 @@ PRESETS = {
         num_rounds=1000,
         log_every=50,
         extras=dataclasses.replace(Extras(), sizes=(5, 10, 20, 40, 100)),
-        cifar=Cifar(num_train=50_000, model="cifar_cnn", num_rounds=1000, repeats=5),
+        cifar=Cifar(num_train=50_000, model="cifar_cnn", num_rounds=1000, log_every=50, repeats=5),
     ),
 }
 

@@ -9,29 +9,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments import hosts
 from experiments.dacfl import Config
 from lab.data.augment.crops import random_crop, random_flip
 from lab.data.embedded import generated_digits
 from lab.data.npz import write_npz
+from lab.errors import require
 from lab.nn.convnets import ConvNetConfig, MLPConfig
 from lab.papers import dacfl
 from lab.papers.dacfl import periods
 from lab.papers.dacfl.data import examples_of
 from lab.papers.dacfl.losses import with_augmentation
+from lab.papers.dacfl.metrics import disagreement
 from lab.papers.dacfl.partition import label_histogram
 from lab.train import Checkpoints
 
 SMALL_MLP = MLPConfig(hidden=(16,))
 NUM_CLASSES = 10
+# The learning rate of the protocol multiplies their updates.
+OPTIMIZERS = {
+    "sgd": lambda: optax.sgd(1.0),
+    "momentum": lambda: optax.sgd(1.0, momentum=0.9),
+    "adam": lambda: optax.adam(1.0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
     """What is run; `name` is also the name of its file.
 
-    Attributes: algorithms, (name, algorithm) pairs; the other fields are as in their rooms.
+    Attributes: algorithms, (name, algorithm) pairs; the files, where the network or the partition
+    comes from one; the other fields are as in their rooms.
     """
 
     name: str
@@ -49,6 +59,11 @@ class Cell:
     compression: dacfl.CompressionConfig | None = None
     lr_scales: tuple[float, ...] = (1.0,)
     augment: bool = False
+    optimizer: str = "sgd"
+    same_start: bool = True
+    edges_file: Path | None = None
+    weights_file: Path | None = None
+    partition_file: Path | None = None
 
     @property
     def num_copies(self) -> int:
@@ -61,7 +76,8 @@ class CellResult:
 
     `<algorithm>/<metric>` as in `Simulated.history`; `<algorithm>/final_<readout>` [copies, N],
     accuracies on the whole test set; `sigmas` [copies, T]; `degrees` [copies, T, N]; `histogram`
-    [N, C] and `matrix` [N, N] of the first copy; `message` numbers in one model's message.
+    [N, C] and `matrix` [N, N] of the first copy; `message` numbers in one model's message; `start`
+    [copies], |(I - J) omega^0|, where users begin apart.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray]):
@@ -108,6 +124,7 @@ def protocol_of(config: Config, **changes: Any) -> dacfl.Protocol:
         "num_rounds": config.num_rounds,
         "batch_size": config.batch_size,
         "local_steps": config.local_steps,
+        "local_epochs": config.local_epochs,
         "log_every": config.log_every,
         "chunk_periods": config.checkpoint_every,
     }
@@ -115,18 +132,29 @@ def protocol_of(config: Config, **changes: Any) -> dacfl.Protocol:
 
 
 def network_config(config: Config, name: str) -> dacfl.NetworkConfig:
-    """The network that the grid calls `name`."""
-    mixing = dacfl.MixingConfig(config.mixing)
-    sparse = dacfl.TopologyConfig("density", psi=config.psi)
-    match name.split("_every_"):
-        case ["dense"]:
-            return dacfl.NetworkConfig(dacfl.TopologyConfig("complete"), mixing)
-        case ["sparse"]:
-            return dacfl.NetworkConfig(sparse, mixing)
-        case ["sparse", rounds] if rounds.isdecimal():
-            return dacfl.NetworkConfig(sparse, mixing, change_every=int(rounds))
-        case _:
-            return dacfl.NetworkConfig(dacfl.TopologyConfig(name), mixing)
+    """The network that the grid calls `name`, `<graph>` or `<graph>_every_<rounds>`."""
+    kind, _, rounds = name.partition("_every_")
+    graph = config.graph
+    own = {"dense": "complete", "sparse": "density", "file": "complete"}
+    return dacfl.NetworkConfig(
+        dacfl.TopologyConfig(
+            own.get(kind, kind), graph.psi, graph.probability, graph.degree, graph.rows
+        ),
+        dacfl.MixingConfig(graph.mixing, graph.eps),
+        change_every=int(rounds or 0),
+        ensure=graph.ensure,
+        union_slots=graph.union_slots,
+        failures=dacfl.FailureConfig(**dataclasses.asdict(config.failures)),
+    )
+
+
+def partition_config(config: Config, name: str) -> dacfl.PartitionConfig:
+    """The partition that the grid calls `name`."""
+    split = config.split
+    scheme = "iid" if name == "file" else name
+    return dacfl.PartitionConfig(
+        scheme, split.shards_per_user, split.alpha, split.balance, split.min_size
+    )
 
 
 def run_cell(cell: Cell, run: Any) -> CellResult:
@@ -140,6 +168,13 @@ def run_cell(cell: Cell, run: Any) -> CellResult:
     if hosts.is_first():
         write_npz(kept, **arrays)
         shutil.rmtree(folder / cell.name, ignore_errors=True)
+        # The time until here is what a resumed run goes on from.
+        result = CellResult(arrays)
+        averages = {
+            name: result.average(name, "x" if rule.tracks_models else "omega").mean()
+            for name, rule in cell.algorithms
+        }
+        run.log(len(list(folder.glob("*.npz"))), cell=cell.name, average_of_acc=averages)
     return CellResult(arrays)
 
 
@@ -147,9 +182,17 @@ def _measure(cell: Cell, run: Any, folder: Path) -> dict[str, np.ndarray]:
     train, test, everything = examples(cell.dataset, cell.num_train, cell.num_test, run.data_dir)
     copies, parts = _copies(cell, train, test)
     keys = jnp.stack([jax.random.key(seed) for seed in _seeds(cell)])
-    params = initial_params(cell.model, keys, train["inputs"].shape[1:])
+    num_starts = None if cell.same_start else cell.num_users
+    params = initial_params(cell.model, keys, train["inputs"].shape[1:], num_starts)
     simulation = simulation_of(
-        cell.algorithms, cell.model, cell.protocol, cell.num_copies, cell.compression, cell.augment
+        cell.algorithms,
+        cell.model,
+        cell.protocol,
+        cell.num_copies,
+        cell.compression,
+        cell.augment,
+        cell.optimizer,
+        cell.same_start,
     )
     with run.progress(cell.name, cell.protocol.num_rounds) as task:
         done = 0
@@ -174,6 +217,10 @@ def _measure(cell: Cell, run: Any, folder: Path) -> dict[str, np.ndarray]:
     arrays |= _final_accuracies(cell, simulated, everything)
     matrices = [dacfl.repaired_matrices(c.network, cell.protocol.num_rounds) for c in copies]
     one_model = jax.tree.map(lambda x: x[0], params)
+    if num_starts:
+        one_model = jax.tree.map(lambda x: x[0], one_model)
+        axis = dacfl.UserAxis(cell.num_users)
+        arrays["start"] = np.asarray(jax.vmap(lambda p: disagreement(p, axis))(params))
     return arrays | {
         "sigmas": np.stack([dacfl.sigma_of(m) for m in matrices]),
         "degrees": np.stack([dacfl.links_in_use(m) for m in matrices]),
@@ -195,14 +242,36 @@ def _copies(cell: Cell, train, test):
     copies, first_parts = [], None
     scales = [scale for scale in cell.lr_scales for _ in range(cell.repeats)]
     for seed, scale in zip(_seeds(cell), scales, strict=True):
-        generator = np.random.Generator(np.random.PCG64([seed, 1]))
-        parts = dacfl.draw_partition(
-            np.asarray(train["labels"]), cell.num_users, cell.partition, generator, NUM_CLASSES
-        )
-        network = dacfl.draw_network(cell.network, cell.num_users, seed, cell.protocol.num_rounds)
-        copies.append(dacfl.federated_data(train, parts, network, test, scale))
+        parts = _parts(cell, np.asarray(train["labels"]), seed)
+        copies.append(dacfl.federated_data(train, parts, _network(cell, seed), test, scale))
         first_parts = first_parts or parts
     return copies, first_parts
+
+
+def _parts(cell: Cell, labels: np.ndarray, seed: int) -> list[np.ndarray]:
+    if cell.partition_file is not None:
+        parts = dacfl.read_partition(cell.partition_file, len(labels))
+        require(
+            len(parts) == cell.num_users,
+            f"{cell.partition_file} is for {len(parts)} users, --num-users is {cell.num_users}",
+        )
+        return parts
+    generator = np.random.Generator(np.random.PCG64([seed, 1]))
+    return dacfl.draw_partition(labels, cell.num_users, cell.partition, generator, NUM_CLASSES)
+
+
+def _network(cell: Cell, seed: int) -> dacfl.Network:
+    given = {}
+    is_apart = cell.network.ensure == "none"
+    if cell.weights_file is not None:
+        given["matrices"] = dacfl.read_mixing(
+            cell.weights_file, cell.num_users, allow_disconnected=is_apart
+        )
+    elif cell.edges_file is not None:
+        given["adjacency"] = dacfl.read_adjacency(
+            cell.edges_file, cell.num_users, allow_isolated=is_apart
+        )
+    return dacfl.draw_network(cell.network, cell.num_users, seed, cell.protocol.num_rounds, **given)
 
 
 @functools.cache
@@ -234,6 +303,8 @@ def simulation_of(
     num_copies: int | None,
     compression: dacfl.CompressionConfig | None = None,
     augment: bool = False,
+    optimizer: str = "sgd",
+    same_start: bool = True,
 ) -> dacfl.Simulation:
     """The compiled simulation, shared by all cells of these settings."""
     module = model_of(model)
@@ -243,8 +314,10 @@ def simulation_of(
         with_augmentation(loss_fn, crop_and_flip) if augment else loss_fn,
         protocol,
         evaluate=evaluation_of(model),
+        tx=OPTIMIZERS[optimizer](),
         compression=compression,
         user_map=user_map_of(model),
+        per_user_init=not same_start,
         num_copies=num_copies,
     )
 
@@ -295,11 +368,23 @@ def _final_accuracies(cell: Cell, simulated, test) -> dict[str, np.ndarray]:
     return {name: np.stack(values) for name, values in found.items()}
 
 
-def initial_params(model: str, keys: jax.Array, shape: tuple[int, ...]) -> Any:
-    """One initialisation a copy; leaves [copies, ...]."""
+def initial_params(
+    model: str | ConvNetConfig,
+    keys: jax.Array,
+    shape: tuple[int, ...],
+    num_users: int | None = None,
+) -> Any:
+    """One initialisation a copy, leaves [copies, ...], or with `num_users` one a user of each."""
     module = model_of(model)
     example = jnp.zeros((1, *shape))
-    return jax.jit(jax.vmap(lambda key: module.init(key, example)["params"]))(keys)
+
+    def init(key):
+        return module.init(key, example)["params"]
+
+    if num_users:
+        keys = jax.vmap(lambda key: jax.random.split(key, num_users))(keys)
+        return jax.jit(jax.vmap(jax.vmap(init)))(keys)
+    return jax.jit(jax.vmap(init))(keys)
 
 
 @functools.lru_cache(maxsize=2)

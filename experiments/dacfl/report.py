@@ -19,7 +19,13 @@ READOUTS = (
     ("mean of DACFL's omega", "dacfl", "mean"),
     ("DSGT", "dsgt", "omega"),
     ("FedAvg", "fedavg", "omega"),
+    ("D-PSGD", "dpsgd", "mean"),
+    ("DFedAvg", "dfedavg", "omega"),
+    ("exact diffusion", "exact_diffusion", "omega"),
+    ("local only", "local", "omega"),
+    ("centralised", "centralised", "omega"),
 )
+ONE_MODEL = ("fedavg", "centralised")  # all users hold the same
 EQUAL_BYTES = ("dacfl", "cdsgd", "dsgt", "fedavg")
 
 __all__ = ["all_claims", "all_tables", "notes", "readouts_of"]
@@ -96,13 +102,14 @@ def _score(result: CellResult, algorithm: str, readout: str) -> str | None:
         return None
     average = result.average(algorithm, readout)
     spread = f" ± {average.std(ddof=1):.1f}" if len(average) > 1 else ""
-    if readout == "mean" or algorithm == "fedavg":
+    if readout == "mean" or algorithm in ONE_MODEL:
         return f"{average.mean():.1f}{spread}"
-    return f"{average.mean():.1f}{spread} ({result.variance(algorithm, readout).mean():.2g})"
+    variance = result.variance(algorithm, readout).mean()
+    return f"{average.mean():.1f}{spread} ({0 if variance < 1e-3 else variance:.2g})"
 
 
 def _worst(title: str, rows: Mapping[str, CellResult]) -> Table:
-    columns = [row for row in readouts_of(rows) if row[2] != "mean" and row[1] != "fedavg"]
+    columns = [row for row in readouts_of(rows) if row[2] != "mean" and row[1] not in ONE_MODEL]
     lines = []
     for name, result in rows.items():
         cells = [

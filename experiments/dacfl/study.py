@@ -8,13 +8,24 @@ import jax
 
 from experiments import hosts
 from experiments.dacfl import SUMMARY, TITLE, Cifar, Config, theory
-from experiments.dacfl.cells import Cell, CellResult, network_config, protocol_of, run_cell
+from experiments.dacfl.cells import (
+    OPTIMIZERS,
+    Cell,
+    CellResult,
+    network_config,
+    partition_config,
+    protocol_of,
+    run_cell,
+)
 from lab.errors import require
 from lab.papers import dacfl
 from lab.papers.dacfl.mixing import METHODS
+from lab.papers.dacfl.network import ONE_PEER
 from lab.papers.dacfl.partition import SCHEMES
 from lab.papers.dacfl.topology import require_known
 from lab.report import Result
+
+NETWORKS = ("dense", "sparse", "file", ONE_PEER, *dacfl.TOPOLOGIES)
 
 
 @dataclasses.dataclass
@@ -61,17 +72,35 @@ def study_result(config: Config, run: Any) -> Result:
 def check(config: Config) -> None:
     """Refuses a configuration whose parts do not exist, before anything is measured."""
     for partition in config.partitions:
-        require_known(partition, SCHEMES, "partition")
+        require_known(partition, (*SCHEMES, "file"), "partition")
+        partition_config(config, partition)
     for name in config.networks:
+        kind, every, rounds = name.partition("_every_")
+        require_known(kind, NETWORKS, "network")
+        require(
+            not every or (rounds.isdecimal() and int(rounds) >= 1),
+            f"network {name!r}: rounds between redraws must be a whole number of at least 1",
+        )
         network_config(config, name)
-        known = ("dense", "sparse", *dacfl.TOPOLOGIES)
-        require_known(name.split("_every_")[0], known, "network")
     for name in config.algorithms:
         require_known(name, dacfl.ALGORITHMS, "algorithm")
     require_known(config.model, (*dacfl.MODELS, "mlp_16"), "model")
-    require_known(config.mixing, METHODS, "mixing method")
+    require_known(config.graph.mixing, METHODS, "mixing method")
+    require_known(config.optimizer, OPTIMIZERS, "optimizer")
     require("dacfl" in config.algorithms, "dacfl must be among the algorithms: it is the subject")
     require(config.repeats >= 1, f"repeats must be at least 1, got {config.repeats}")
+    graph = config.graph
+    files = [path for path in (graph.edges_file, graph.weights_file) if path is not None]
+    asks = any(name.startswith("file") for name in config.networks)
+    require(
+        len(files) == int(asks),
+        "the network `file` needs one of --graph.edges-file and --graph.weights-file, and nothing "
+        "else takes them",
+    )
+    require(
+        (config.split.file is not None) == ("file" in config.partitions),
+        "the partition `file` needs --split.file, and nothing else takes it",
+    )
 
 
 def wants_shapes_only(config: Config) -> bool:
@@ -106,30 +135,55 @@ def measure(config: Config, run: Any) -> Findings:
     )
 
 
-def rivals(names: Iterable[str], **dacfl_options: Any) -> tuple[tuple[str, dacfl.Algorithm], ...]:
-    """Algorithms by name, with options for DACFL."""
-    return tuple(
-        (name, dacfl.algorithm(name, **(dacfl_options if name == "dacfl" else {})))
-        for name in names
-    )
+def rivals(
+    config: Config, names: Iterable[str], **dacfl_options: Any
+) -> tuple[tuple[str, dacfl.Algorithm], ...]:
+    """Algorithms by name with their options, and other ones for DACFL."""
+    variants = config.variants
+    gossip = {"gradient_at": variants.cdsgd_gradient_at, "momentum": variants.momentum}
+    options = {
+        "dacfl": {
+            "gradient_at": variants.dacfl_gradient_at,
+            "reset_every": variants.reset_every,
+            **dacfl_options,
+        },
+        "cdsgd": gossip,
+        "dpsgd": gossip,
+    }
+    return tuple((name, dacfl.algorithm(name, **options.get(name, {}))) for name in names)
 
 
 def grid_cell(config: Config, dataset: str, partition: str, network: str) -> Cell:
-    """A cell of the grid."""
+    """A cell of the grid. Gradient tracking takes part where users take one local step."""
+    takes_one_step = config.local_steps == 1 and config.local_epochs == 0
+    names = [name for name in config.algorithms if name != "dsgt" or takes_one_step]
+    is_file = network.startswith("file")
     return Cell(
         name=f"{dataset}-{partition}-{network}",
         dataset=dataset,
-        partition=dacfl.PartitionConfig(partition),
+        partition=partition_config(config, partition),
         network=network_config(config, network),
         protocol=protocol_of(config),
-        algorithms=rivals(n for n in config.algorithms if n != "dsgt" or config.local_steps == 1),
+        algorithms=rivals(config, names),
         num_users=config.num_users,
         model=config.model,
         num_train=config.num_train,
         num_test=config.num_test,
         repeats=config.repeats,
         seed=config.seed,
+        compression=compression_of(config),
+        optimizer=config.optimizer,
+        same_start=config.same_start,
+        edges_file=config.graph.edges_file if is_file else None,
+        weights_file=config.graph.weights_file if is_file else None,
+        partition_file=config.split.file if partition == "file" else None,
     )
+
+
+def compression_of(config: Config) -> dacfl.CompressionConfig | None:
+    """How messages are compressed; None where they are not."""
+    given = dacfl.CompressionConfig(**dataclasses.asdict(config.messages))
+    return None if given.kind == "none" else given
 
 
 def _extra(
@@ -142,14 +196,14 @@ def _extra(
     """A cell beside the grid: the first data set, shards, DACFL and CDSGD unless said otherwise."""
     cell = grid_cell(config, config.datasets[0], "shards", network)
     changed = dataclasses.replace(cell.network, **network_changes or {})
-    given = {"repeats": config.extras.repeats, "algorithms": rivals(("dacfl", "cdsgd"))}
+    given = {"repeats": config.extras.repeats, "algorithms": rivals(config, ("dacfl", "cdsgd"))}
     return dataclasses.replace(cell, name=name, network=changed, **given | changes)
 
 
 def regime_cells(config: Config) -> list[tuple[str, Cell]]:
     """Where the claims end: other noise, other numbers of local steps, faster changes."""
-    everyone = rivals(config.algorithms)
-    without_dsgt = rivals(n for n in config.algorithms if n != "dsgt")
+    everyone = rivals(config, config.algorithms)
+    without_dsgt = rivals(config, (n for n in config.algorithms if n != "dsgt"))
 
     def cell(name, network="sparse", algorithms=everyone, **protocol):
         protocol = protocol_of(config, **protocol)
@@ -159,6 +213,10 @@ def regime_cells(config: Config) -> list[tuple[str, Cell]]:
         (
             "B = 100, E = 5, T = 100",
             cell("e5", algorithms=without_dsgt, local_steps=5, num_rounds=100),
+        ),
+        (
+            "B = 100, E = 20, T = 25",
+            cell("e20", algorithms=without_dsgt, local_steps=20, num_rounds=25, log_every=5),
         ),
         ("B = 20, lr .01, T = 300", cell("b20-lr01", batch_size=20, lr0=0.01, num_rounds=300)),
         ("B = 20, lr .05, T = 300", cell("b20", batch_size=20, num_rounds=300)),
@@ -172,14 +230,17 @@ def regime_cells(config: Config) -> list[tuple[str, Cell]]:
 
 def ablation_cells(config: Config) -> list[tuple[str, str, str, Cell]]:
     """(title, algorithm, read-out, cell): one thing changed at a time."""
-    plain = _extra(config, "plain", algorithms=rivals(("dacfl",)))
+    plain = _extra(config, "plain", algorithms=rivals(config, ("dacfl",)))
     slower = protocol_of(config, lr0=config.learning_rate / 10)
     momentum = (("cdsgd", dacfl.algorithm("cdsgd", momentum=0.9)),)
 
     def only(name: str, *algorithms, **changes: Any) -> Cell:
         return _extra(config, name, algorithms=algorithms, **changes)
 
-    reset, local = rivals(("dacfl",), reset_every=20), rivals(("dacfl",), gradient_at="local")
+    reset = rivals(config, ("dacfl",), reset_every=20)
+    local = rivals(config, ("dacfl",), gradient_at="local")
+    modern = only("modern", *rivals(config, ("dfedavg", "exact_diffusion")))
+    ends = only("ends", *rivals(config, ("local", "centralised")))
     rows = [
         ("sparse, B = 100, dacfl", "dacfl", "x", plain),
         ("the same read out at omega", "dacfl", "omega", plain),
@@ -191,7 +252,10 @@ def ablation_cells(config: Config) -> list[tuple[str, str, str, Cell]]:
             "omega",
             only("momentum", *momentum, protocol=slower),
         ),
-        ("local training only", "local", "omega", only("alone", *rivals(("local",)))),
+        ("DFedAvg", "dfedavg", "omega", modern),
+        ("exact diffusion", "exact_diffusion", "omega", modern),
+        ("local training only", "local", "omega", ends),
+        ("all data in one place", "centralised", "omega", ends),
     ]
     for title, cell in _changed_networks(config) + _changed_data_and_messages(config):
         rows.append((f"{title}, dacfl", "dacfl", "x", cell))
@@ -234,7 +298,7 @@ def _changed_data_and_messages(config: Config) -> list[tuple[str, Cell]]:
 
 def link_cell(config: Config, loss: float) -> Cell:
     """Links down with a chance, redrawn every round."""
-    return _failing(config, f"links-{loss:g}", dacfl.FailureConfig(link_loss=loss))
+    return _failing(config, f"links-{loss:g}", link_loss=loss)
 
 
 def outage_of(config: Config) -> tuple[int, int, int]:
@@ -245,22 +309,19 @@ def outage_of(config: Config) -> tuple[int, int, int]:
 
 def outage_cell(config: Config) -> Cell:
     """User 0 is offline for the middle third."""
-    return _failing(config, "outage", dacfl.FailureConfig(outages=(outage_of(config),)))
+    return _failing(config, "outage", outages=(*config.failures.outages, outage_of(config)))
 
 
-def _failing(config: Config, name: str, failures: dacfl.FailureConfig) -> Cell:
-    return _extra(
-        config,
-        name,
-        network_changes={"failures": failures},
-        algorithms=rivals(config.algorithms),
-    )
+def _failing(config: Config, name: str, **changes: Any) -> Cell:
+    cell = grid_cell(config, config.datasets[0], "shards", "sparse")
+    failures = dataclasses.replace(cell.network.failures, **changes)
+    return _extra(config, name, network_changes={"failures": failures}, algorithms=cell.algorithms)
 
 
 def rates_cell(config: Config) -> Cell:
     """Learning rates side by side in one call."""
     scales = tuple(rate / config.learning_rate for rate in config.extras.rates)
-    only = rivals(("dacfl",))
+    only = rivals(config, ("dacfl",))
     return _extra(config, "rates", algorithms=only, lr_scales=scales)
 
 
@@ -270,7 +331,7 @@ def size_cell(config: Config, num_users: int) -> Cell:
     protocol = protocol_of(
         config, batch_size=min(config.batch_size, examples // max(config.extras.sizes))
     )
-    only = rivals(("dacfl",))
+    only = rivals(config, ("dacfl",))
     return _extra(
         config, f"size-{num_users}", algorithms=only, num_users=num_users, protocol=protocol
     )
@@ -281,10 +342,15 @@ def cifar_cell(config: Config, cifar: Cifar) -> Cell:
     return Cell(
         name="cifar10",
         dataset="cifar10",
-        partition=dacfl.PartitionConfig("shards"),
+        partition=partition_config(config, "shards"),
         network=network_config(config, "sparse"),
-        protocol=protocol_of(config, num_rounds=cifar.num_rounds, batch_size=cifar.batch_size),
-        algorithms=rivals(config.algorithms),
+        protocol=protocol_of(
+            config,
+            num_rounds=cifar.num_rounds,
+            batch_size=cifar.batch_size,
+            log_every=cifar.log_every,
+        ),
+        algorithms=rivals(config, config.algorithms),
         num_users=config.num_users,
         model=cifar.model,
         num_train=cifar.num_train,

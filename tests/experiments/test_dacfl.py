@@ -3,11 +3,21 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from experiments import dacfl, hosts
-from experiments.dacfl.study import ablation_cells, check, regime_cells
+from experiments.dacfl.options import Failures, Graph, Messages, Split, Variants
+from experiments.dacfl.study import ablation_cells, check, grid_cell, regime_cells
 from lab.errors import InvalidInputError
+from lab.papers.dacfl import (
+    CompressionConfig,
+    FailureConfig,
+    MixingConfig,
+    NetworkConfig,
+    PartitionConfig,
+    TopologyConfig,
+)
 from lab.report import HOLDS, VERDICTS, Run
 
 TINY = dataclasses.replace(
@@ -97,11 +107,78 @@ def test_every_extra_cell_has_a_name_of_its_own():
         ({"partitions": ("shard",)}, "did you mean 'shards'"),
         ({"model": "mpl"}, "did you mean 'mlp'"),
         ({"repeats": 0}, "repeats must be at least 1"),
+        ({"networks": ("ring_every_x",)}, "rounds between redraws must be a whole number"),
+        ({"networks": ("file",)}, "needs one of --graph.edges-file and --graph.weights-file"),
+        ({"partitions": ("file",)}, "needs --split.file"),
+        ({"optimizer": "adm"}, "did you mean 'adam'"),
+        ({"graph": Graph(mixing="metropols")}, "did you mean 'metropolis'"),
+        ({"split": Split(alpha=-1.0)}, "alpha must be > 0"),
+        ({"failures": Failures(mode="of")}, "unknown mode of absent users 'of'"),
     ],
 )
 def test_bad_configurations_are_refused_before_anything_is_measured(changes, message):
     with pytest.raises(InvalidInputError, match=message):
         check(dataclasses.replace(TINY, **changes))
+
+
+def test_every_option_reaches_its_cell():
+    config = dataclasses.replace(
+        TINY,
+        algorithms=("dacfl", "cdsgd", "exact_diffusion"),
+        optimizer="adam",
+        local_epochs=1,
+        same_start=False,
+        graph=Graph(probability=0.7, mixing="laplacian", eps=0.1, ensure="union", union_slots=3),
+        split=Split(alpha=0.2, balance=True, min_size=5),
+        failures=Failures(user_loss=0.1, mode="isolated", arrivals=((1, 3),)),
+        messages=Messages("top_k", fraction=0.2, step_size=0.5),
+        variants=Variants(momentum=0.5, reset_every=4),
+    )
+    check(config)
+    cell = grid_cell(config, "generated_digits", "dirichlet", "erdos_renyi_every_5")
+    assert cell.network == NetworkConfig(
+        TopologyConfig("erdos_renyi", probability=0.7),
+        MixingConfig("laplacian", 0.1),
+        5,
+        "union",
+        3,
+        FailureConfig(user_loss=0.1, mode="isolated", arrivals=((1, 3),)),
+    )
+    assert cell.partition == PartitionConfig("dirichlet", alpha=0.2, balance=True, min_size=5)
+    assert cell.compression == CompressionConfig("top_k", fraction=0.2, step_size=0.5)
+    assert (cell.optimizer, cell.same_start, cell.protocol.local_epochs) == ("adam", False, 1)
+    algorithms = dict(cell.algorithms)
+    assert (algorithms["cdsgd"].momentum, algorithms["dacfl"].reset_every) == (0.5, 4)
+    assert algorithms["exact_diffusion"].corrects
+
+
+def test_a_run_on_a_graph_and_a_partition_from_files(tmp_path):
+    """Late joiners, users who begin apart, and every bound still holds."""
+    (tmp_path / "edges.csv").write_text("0,1\n1,2\n2,3\n")
+    parts = [list(range(100 * i, 100 * i + 60 + 20 * (i % 2))) for i in range(4)]
+    (tmp_path / "parts.json").write_text(json.dumps(parts))
+    config = dataclasses.replace(
+        TINY,
+        networks=("file",),
+        partitions=("file",),
+        algorithms=("dacfl", "exact_diffusion"),
+        repeats=1,
+        checkpoint_every=0,
+        same_start=False,
+        graph=Graph(edges_file=tmp_path / "edges.csv"),
+        split=Split(file=tmp_path / "parts.json"),
+        failures=Failures(arrivals=((3, 10),)),
+        extras=dacfl.NOTHING,
+    )
+    run = Run.open(tmp_path / "runs", "dacfl", "quick", "file", config)
+    result = run.finish(dacfl.main(config, run))
+    verdicts = {claim.id: claim.verdict for claim in result.claims}
+    assert verdicts["C7"] == HOLDS
+    with np.load(run.checkpoints / "generated_digits-file-file.npz") as kept:
+        assert kept["histogram"].sum(axis=1).tolist() == [60, 80, 60, 80]
+        assert kept["degrees"][0, -1].tolist() == [1, 2, 2, 1]
+        assert kept["degrees"][0, 0].tolist() == [1, 2, 1, 0]
+        assert kept["start"][0] > 1
 
 
 def test_bad_numbers_are_one_line_of_the_command(tmp_path, capsys):

@@ -8,9 +8,14 @@ mix = W @ models, g = a user's gradient, h_E = where local training ends that be
 | cdsgd | omega | mix(omega) + h_E - h_0 (with momentum: + v, v <- m v + h_E - h_0) | omega |
 | dpsgd | omega | as cdsgd | mean over users of omega |
 | dsgt | - | mix(omega - lr y), y <- mix(y) + g' - g | omega |
+| dfedavg | omega | mix(h_E) | omega |
+| exact_diffusion | omega | (phi + mix(phi)) / 2, phi = h_E + omega - the h_E before | omega |
 | fedavg | server | weighted mean of the active users' h_E | server |
 | local | omega | h_E | omega |
 | centralised | omega | steps along the mean gradient of all users | omega |
+
+dfedavg: Sun et al., 2022, without momentum. exact_diffusion: Yuan et al., 2019, with (I + W) / 2;
+with exact gradients it ends at the optimum of all users, which CDSGD and DFedAvg miss.
 """
 
 import dataclasses
@@ -19,7 +24,17 @@ from typing import Any
 from lab.errors import require
 from lab.papers.dacfl.topology import require_known
 
-NAMES = ("dacfl", "cdsgd", "dpsgd", "dsgt", "fedavg", "local", "centralised")
+NAMES = (
+    "dacfl",
+    "cdsgd",
+    "dpsgd",
+    "dsgt",
+    "dfedavg",
+    "exact_diffusion",
+    "fedavg",
+    "local",
+    "centralised",
+)
 _GRADIENT_POINTS = ("local", "mixed")
 _WITH_GRADIENT_POINT = ("dacfl", "cdsgd", "dpsgd")
 
@@ -40,7 +55,7 @@ class Algorithm:
     momentum: float = 0.0
     reset_every: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_known(self.name, NAMES, "algorithm")
         require_known(self.gradient_at, _GRADIENT_POINTS, "gradient_at")
         require(
@@ -71,7 +86,12 @@ class Algorithm:
     @property
     def gossips(self) -> bool:
         """Whether users mix their models with their neighbours'."""
-        return self.name in ("dacfl", "cdsgd", "dpsgd", "dsgt")
+        return self.name not in ("fedavg", "local", "centralised")
+
+    @property
+    def corrects(self) -> bool:
+        """Whether each user keeps where its last local training ended (exact diffusion)."""
+        return self.name == "exact_diffusion"
 
     @property
     def outputs_mean(self) -> bool:
@@ -89,7 +109,7 @@ def algorithm(name: str, **options: Any) -> Algorithm:
 
     Raises: InvalidInputError for an unknown name (the nearest known one is named) or option.
     """
-    defaults = {"gradient_at": "mixed"} if name == "dacfl" else {}
+    defaults: dict[str, Any] = {"gradient_at": "mixed"} if name == "dacfl" else {}
     known = {field.name for field in dataclasses.fields(Algorithm)} - {"name"}
     for option in options:
         require_known(option, known, "option of an algorithm")

@@ -35,7 +35,7 @@ class CompressionConfig:
     bits: int = 8
     step_size: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_known(self.kind, KINDS, "compression")
         require(0 < self.fraction <= 1, f"fraction must be in (0, 1], got {self.fraction}")
         require(2 <= self.bits <= 16, f"bits must be 2 to 16, got {self.bits}")

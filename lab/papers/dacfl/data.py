@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from lab.data.images import load_images
 from lab.errors import require
@@ -15,8 +15,7 @@ from lab.papers.dacfl.network import NeighbourTable, Network
 from lab.papers.dacfl.partition import check_partition, pack
 
 
-@flax.struct.dataclass
-class FederatedData:
+class FederatedData(struct.PyTreeNode):
     """Everything a run reads.
 
     Attributes:
@@ -34,7 +33,7 @@ class FederatedData:
     network: Network
     test: Any
     lr_scale: jax.Array
-    holds_one: bool = flax.struct.field(pytree_node=False, default=False)
+    holds_one: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def num_users(self) -> int:
@@ -117,7 +116,7 @@ def standardise(
 ) -> np.ndarray:
     """(pixel / 255 - mean) / std a channel; float32 of uint8 images [..., C]."""
     scaled = images.astype(np.float32) / 255
-    return (scaled - np.float32(mean)) / np.float32(std)
+    return (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
 def image_set(
@@ -142,7 +141,7 @@ def image_set(
     )
 
 
-def examples_of(images, labels, mean, std) -> dict[str, np.ndarray]:
+def examples_of(images: Any, labels: Any, mean: Any, std: Any) -> dict[str, np.ndarray]:
     """Images and labels as a standardised example set."""
     return {"inputs": standardise(images, mean, std), "labels": np.asarray(labels, np.int32)}
 

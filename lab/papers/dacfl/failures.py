@@ -15,6 +15,7 @@ import numpy as np
 from lab.errors import require
 from lab.papers.dacfl.state import FederatedState
 from lab.papers.dacfl.topology import require_known
+from lab.papers.dacfl.users import per_user, where_user
 
 MODES = ("offline", "isolated")
 REPAIRS = ("symmetric", "row_only")
@@ -33,6 +34,8 @@ class FailureConfig:
       repair: `symmetric` or `row_only`.
       outages: bursts (user, first round, number of rounds).
       link_outages: bursts (user, user, first round, number of rounds).
+      arrivals: late joiners (user, first round): absent before it, and then begins with the
+        weighted mean of its neighbours' models, as `join` does.
     """
 
     link_loss: float = 0.0
@@ -41,8 +44,9 @@ class FailureConfig:
     repair: str = "symmetric"
     outages: tuple[tuple[int, int, int], ...] = ()
     link_outages: tuple[tuple[int, int, int, int], ...] = ()
+    arrivals: tuple[tuple[int, int], ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("link_loss", "user_loss"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"{name} must be a chance in [0, 1], got {value}")
@@ -101,7 +105,7 @@ def users_active(key: jax.Array, num_users: int, loss: float) -> jax.Array:
 
 def active_mask(config: FailureConfig, num_rounds: int, num_users: int) -> np.ndarray | None:
     """The scheduled absences as bool [T, N]; None where there are none."""
-    if not config.outages:
+    if not config.outages and not config.arrivals:
         return None
     active = np.ones((num_rounds, num_users), bool)
     for user, start, length in config.outages:
@@ -110,7 +114,21 @@ def active_mask(config: FailureConfig, num_rounds: int, num_users: int) -> np.nd
             start >= 0 and length >= 1, f"outage {(user, start, length)}: start >= 0, length >= 1"
         )
         active[start : start + length, user] = False
+    for user, first_round in config.arrivals:
+        _require_arrival(user, first_round, num_rounds, num_users)
+        active[:first_round, user] = False
     return active
+
+
+def arrival_mask(config: FailureConfig, num_rounds: int, num_users: int) -> np.ndarray | None:
+    """Who comes late in which round as bool [T, N]; None where nobody does."""
+    if not config.arrivals:
+        return None
+    arriving = np.zeros((num_rounds, num_users), bool)
+    for user, first_round in config.arrivals:
+        _require_arrival(user, first_round, num_rounds, num_users)
+        arriving[first_round, user] = True
+    return arriving
 
 
 def link_mask(config: FailureConfig, num_rounds: int, num_users: int) -> np.ndarray | None:
@@ -188,11 +206,9 @@ def join(state: FederatedState, user: int, neighbour_weights: Any) -> FederatedS
     weights = np.asarray(neighbour_weights, np.float64)
     num_users = jax.tree.leaves(state.omega)[0].shape[0]
     _require_user(user, num_users)
+    is_share = weights.shape == (num_users,) and weights[user] == 0
     require(
-        weights.shape == (num_users,)
-        and weights[user] == 0
-        and (weights >= 0).all()
-        and weights.sum() > 0,
+        bool(is_share and (weights >= 0).all() and weights.sum() > 0),
         f"neighbour_weights must be [{num_users}], non-negative, 0 for user {user} itself and not "
         f"all 0; got {weights}",
     )
@@ -209,12 +225,49 @@ def join(state: FederatedState, user: int, neighbour_weights: Any) -> FederatedS
 
     zeros = jax.tree.map(jnp.zeros_like, omega)
     changes = {"omega": omega}
-    if state.tracker is not None:
-        changes["tracker"] = set_to(state.tracker, omega)
+    for name in ("tracker", "adapted"):
+        if getattr(state, name) is not None:
+            changes[name] = set_to(getattr(state, name), omega)
     for name in ("velocity", "gradient_tracker", "gradient"):
         if getattr(state, name) is not None:
             changes[name] = set_to(getattr(state, name), zeros)
     return state.replace(**changes)
+
+
+def welcome(
+    state: FederatedState, arriving: jax.Array, own: jax.Array, mixed: Any
+) -> FederatedState:
+    """`join` within a run, for the users in `arriving` bool [n].
+
+    Args: own float [n], the diagonal of this round's weights; mixed, W omega. What a newcomer hears
+      from its neighbours alone is (W omega - own omega) / (1 - own); one that hears nobody keeps
+      its model.
+    """
+    heard = 1 - own
+    comes = arriving & (heard > 1e-6)
+
+    def arrive(model, mix):
+        mean = (mix - per_user(own, model) * model) / per_user(jnp.maximum(heard, 1e-6), model)
+        return jnp.where(per_user(comes, model), mean.astype(model.dtype), model)
+
+    omega = jax.tree.map(arrive, state.omega, mixed)
+    changes = {"omega": omega}
+    for name in ("tracker", "adapted"):
+        if getattr(state, name) is not None:
+            changes[name] = where_user(comes, omega, getattr(state, name))
+    for name in ("velocity", "gradient_tracker", "gradient"):
+        if getattr(state, name) is not None:
+            zeros = jax.tree.map(jnp.zeros_like, getattr(state, name))
+            changes[name] = where_user(comes, zeros, getattr(state, name))
+    return state.replace(**changes)
+
+
+def _require_arrival(user: int, first_round: int, num_rounds: int, num_users: int) -> None:
+    _require_user(user, num_users)
+    require(
+        1 <= first_round < num_rounds,
+        f"user {user} must arrive in a round 1..{num_rounds - 1}, got {first_round}",
+    )
 
 
 def _require_user(user: int, num_users: int) -> None:

@@ -57,7 +57,7 @@ def network(
     axes.set_aspect("equal")
     axes.margins(0.14)
     axes.set_axis_off()
-    axes.set_title(title)
+    figures.label(axes, title=title)
 
 
 def accuracy_bands(
@@ -195,6 +195,6 @@ def mixing_speed(axes: Any, sigmas: Mapping[str, np.ndarray], title: str = "") -
         axes.step(
             np.arange(len(values)), values, _DASHES[number % len(_DASHES)], label=name, color=color
         )
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(-0.03, 1.02)  # a dense network's 0 stays visible
     figures.label(axes, title=title, x="round", y="sigma of W")
     axes.legend()

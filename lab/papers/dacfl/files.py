@@ -41,8 +41,8 @@ def read_adjacency(
         arrays = read_npz(path, [], ["adjacency", "edges"])
         if not arrays:
             raise CorruptFileError(f"{path} has neither key adjacency nor edges")
-        table = arrays.get("adjacency", arrays.get("edges"))
         is_list = "adjacency" not in arrays
+        table = arrays["edges" if is_list else "adjacency"]
     else:
         table = _read_csv(path)
         is_list = table.shape[1] == 2 and len(table) != 2

@@ -45,8 +45,10 @@ def accuracy_summary(accuracy: jax.Array) -> dict[str, jax.Array]:
 
 def squared_norms(tree: Any) -> jax.Array:
     """Each user's squared 2-norm over all leaves [n, ...]; float [n]."""
-    parts = [jnp.sum(jnp.square(x).reshape(x.shape[0], -1), axis=1) for x in jax.tree.leaves(tree)]
-    return sum(parts)
+    first, *others = (
+        jnp.sum(jnp.square(x).reshape(x.shape[0], -1), axis=1) for x in jax.tree.leaves(tree)
+    )
+    return sum(others, start=first)
 
 
 def deviations(tree: Any, users: UserAxis) -> Any:

@@ -66,8 +66,7 @@ def laplacian(adjacency: np.ndarray, eps: float | None = None) -> np.ndarray:
     Raises: InvalidInputError for eps outside (0, 2 / lambda_max(L)), beyond which it diverges.
     """
     values = np.linalg.eigvalsh(_laplacian_of(adjacency))
-    if eps is None:
-        eps = 1.0 / (1.0 + _degrees(adjacency).max())
+    eps = float(1.0 / (1.0 + _degrees(adjacency).max()) if eps is None else eps)
     limit = 2.0 / values[-1] if values[-1] > 0 else np.inf
     require(
         bool(np.isfinite(eps)) and 0 < eps < limit,
@@ -108,6 +107,7 @@ def random_symmetric_from(adjacency: np.ndarray, uniform: np.ndarray) -> np.ndar
     weights = (np.asarray(uniform, np.float64) + np.asarray(uniform, np.float64).T) / 2
     weights = weights * (np.asarray(adjacency) + np.eye(n))
     scale = np.ones(n)
+    matrix = weights
     for _ in range(10_000):
         matrix = scale[:, None] * weights * scale
         if np.abs(matrix.sum(axis=1) - 1).max() < 1e-12:

@@ -7,16 +7,17 @@ any round can be looked at again; `draw_network` stacks the distinct ones for a 
 import dataclasses
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 
 from lab.errors import InvalidInputError, require
 from lab.papers.dacfl import mixing
 from lab.papers.dacfl.failures import (
     FailureConfig,
     active_mask,
+    arrival_mask,
     check_masks,
     link_mask,
     links_up,
@@ -26,6 +27,7 @@ from lab.papers.dacfl.failures import (
 from lab.papers.dacfl.mixing import MixingConfig, draw_matrix, one_peer_exponential
 from lab.papers.dacfl.topology import (
     TopologyConfig,
+    check_adjacency,
     draw_adjacency,
     num_components,
     require_known,
@@ -58,7 +60,7 @@ class NetworkConfig:
     union_slots: int = 10
     failures: FailureConfig = dataclasses.field(default_factory=FailureConfig)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.change_every >= 0,
             f"change_every must be at least 1, or 0 for a fixed network; got {self.change_every}",
@@ -67,8 +69,7 @@ class NetworkConfig:
         require_known(self.ensure, ENSURE, "ensure")
 
 
-@flax.struct.dataclass
-class NeighbourTable:
+class NeighbourTable(struct.PyTreeNode):
     """A sparse mixing matrix: K neighbours a user, padded with the user itself at weight 0.
 
     Attributes: neighbours int32 [..., N, K]; weights float32 [..., N, K]; own float32 [..., N],
@@ -80,14 +81,14 @@ class NeighbourTable:
     own: jax.Array
 
 
-@flax.struct.dataclass
-class Network:
+class Network(struct.PyTreeNode):
     """A run's network on the device.
 
     Attributes:
       weights: float32 [S, N, N], or a NeighbourTable with leading axis S; round t uses slot
         (t // change_every) mod S.
-      active: bool [T, N], scheduled presence, or None; link_up: bool [T, N, N], or None.
+      active: bool [T, N], scheduled presence, or None; link_up: bool [T, N, N], or None;
+        arriving: bool [T, N], who comes for the first time, or None.
       key: of the random failures.
       change_every, link_loss, user_loss, mode, repair: static, as in the configurations.
     """
@@ -96,11 +97,12 @@ class Network:
     active: jax.Array | None
     link_up: jax.Array | None
     key: jax.Array
-    change_every: int = flax.struct.field(pytree_node=False, default=1)
-    link_loss: float = flax.struct.field(pytree_node=False, default=0.0)
-    user_loss: float = flax.struct.field(pytree_node=False, default=0.0)
-    mode: str = flax.struct.field(pytree_node=False, default="offline")
-    repair: str = flax.struct.field(pytree_node=False, default="symmetric")
+    arriving: jax.Array | None = None
+    change_every: int = struct.field(pytree_node=False, default=1)
+    link_loss: float = struct.field(pytree_node=False, default=0.0)
+    user_loss: float = struct.field(pytree_node=False, default=0.0)
+    mode: str = struct.field(pytree_node=False, default="offline")
+    repair: str = struct.field(pytree_node=False, default="symmetric")
 
     @property
     def num_users(self) -> int:
@@ -127,35 +129,64 @@ def matrix_at(config: NetworkConfig, num_users: int, seed: int, t: int) -> np.nd
 
 
 def draw_network(
-    config: NetworkConfig, num_users: int, seed: int, num_rounds: int, *, sparse: bool | None = None
+    config: NetworkConfig,
+    num_users: int,
+    seed: int,
+    num_rounds: int,
+    *,
+    adjacency: np.ndarray | None = None,
+    matrices: np.ndarray | None = None,
+    sparse: bool | None = None,
 ) -> Network:
-    """All networks of a run of `num_rounds` rounds.
+    """All networks of a run of `num_rounds` rounds, with the failures of `config`.
 
-    Args: sparse, whether to keep neighbour tables; by default where N >= 64 and at most a quarter
-      of all pairs is joined.
-    Raises: InvalidInputError for impossible configurations, or a fixed network that never mixes.
+    Args:
+      adjacency: a graph of your own, [N, N], in place of the drawn one; it gets the weights of
+        `config.mixing`.
+      matrices: weights of your own, [N, N] or [S, N, N], in place of drawn ones; every matrix is
+        used for `config.change_every` rounds, or for one where that is 0.
+      sparse: whether to keep neighbour tables; by default where N >= 64 and at most a quarter of
+        all pairs is joined.
+    Raises: InvalidInputError for impossible configurations, weights that are not symmetric and
+      doubly stochastic, or a fixed network that never mixes.
     """
     require(num_rounds >= 1, f"a run has at least 1 round, got {num_rounds}")
-    if config.topology.name == ONE_PEER:
-        matrices = one_peer_exponential(num_users)
+    require(adjacency is None or matrices is None, "give a graph or weights of your own, not both")
+    may_be_apart = config.ensure == "none"
+    if matrices is not None:
+        matrices = mixing.check_mixing(matrices, num_users, allow_disconnected=may_be_apart)
+    elif adjacency is not None:
+        adjacency = check_adjacency(adjacency, allow_isolated=may_be_apart)
+        require(
+            len(adjacency) == num_users,
+            f"the graph is for {len(adjacency)} users, but there are {num_users}",
+        )
+        matrices = draw_matrix(adjacency, config.mixing, _generator(seed, 0, 1))[None]
     else:
-        slots = range(slot_of(config, num_rounds - 1) + 1)
-        matrices = np.stack([_draw_slot(config, num_users, seed, slot)[1] for slot in slots])
+        matrices = _drawn_matrices(config, num_users, seed, num_rounds)
     if len(matrices) == 1:
         mixing.check_mixing(
-            matrices, num_users, allow_negative=True, allow_disconnected=config.ensure == "none"
+            matrices, num_users, allow_negative=True, allow_disconnected=may_be_apart
         )
     failures = config.failures
-    return network_of(
+    return _placed(
         matrices,
-        change_every=config.change_every or (1 if len(matrices) > 1 else num_rounds),
-        active=active_mask(failures, num_rounds, num_users),
-        link_up=link_mask(failures, num_rounds, num_users),
-        num_rounds=num_rounds,
-        failures=failures,
-        seed=seed,
-        sparse=sparse,
+        config.change_every or (1 if len(matrices) > 1 else num_rounds),
+        active_mask(failures, num_rounds, num_users),
+        link_mask(failures, num_rounds, num_users),
+        failures,
+        seed,
+        sparse,
+        arriving=arrival_mask(failures, num_rounds, num_users),
     )
+
+
+def _drawn_matrices(config: NetworkConfig, num_users: int, seed: int, num_rounds: int):
+    """The float64 weights [S, N, N] of all slots of a run."""
+    if config.topology.name == ONE_PEER:
+        return one_peer_exponential(num_users)
+    slots = range(slot_of(config, num_rounds - 1) + 1)
+    return np.stack([_draw_slot(config, num_users, seed, slot)[1] for slot in slots])
 
 
 def network_of(
@@ -168,25 +199,52 @@ def network_of(
     failures: FailureConfig = NO_FAILURES,
     seed: int = 0,
     sparse: bool | None = None,
+    allow_negative: bool = False,
+    allow_disconnected: bool = False,
 ) -> Network:
-    """A Network around given mixing matrices float [N, N] or [S, N, N] (see `check_mixing`).
+    """A Network around mixing matrices of your own, float [N, N] or [S, N, N].
 
-    Args: active bool [T, N] and link_up bool [T, N, N], explicit masks (T = num_rounds).
+    Args:
+      active: bool [T, N] and link_up: bool [T, N, N], explicit masks (T = num_rounds).
+      failures: only its chances, mode and repair count here; schedules are the masks.
+      allow_negative, allow_disconnected: of `mixing.check_mixing`.
+    Raises: InvalidInputError for weights that are not symmetric and doubly stochastic, or masks of
+      another shape.
     """
-    matrices = np.asarray(matrices)
-    matrices = matrices[None] if matrices.ndim == 2 else matrices
     require(change_every >= 1, f"change_every must be at least 1, got {change_every}")
+    matrices = mixing.check_mixing(
+        matrices, allow_negative=allow_negative, allow_disconnected=allow_disconnected
+    )
     check_masks(active, link_up, num_rounds, matrices.shape[-1], failures.repair)
+    return _placed(matrices, change_every, active, link_up, failures, seed, sparse)
+
+
+def _placed(
+    matrices: np.ndarray,
+    change_every: int,
+    active: np.ndarray | None,
+    link_up: np.ndarray | None,
+    failures: FailureConfig,
+    seed: int,
+    sparse: bool | None,
+    arriving: np.ndarray | None = None,
+) -> Network:
+    """Checked matrices [S, N, N] and masks on the device."""
     num_users = matrices.shape[-1]
     if sparse is None:
         joined = max(np.count_nonzero(m) - num_users for m in matrices)
         sparse = num_users >= 64 and joined <= num_users * (num_users - 1) / 4
     weights = neighbour_table(matrices) if sparse else jnp.asarray(mixing.to_float32(matrices))
+
+    def mask(values):
+        return None if values is None else jnp.asarray(values, bool)
+
     return Network(
         weights=weights,
-        active=None if active is None else jnp.asarray(active, bool),
-        link_up=None if link_up is None else jnp.asarray(link_up, bool),
+        active=mask(active),
+        link_up=mask(link_up),
         key=jax.random.key(seed),
+        arriving=mask(arriving),
         change_every=change_every,
         link_loss=failures.link_loss,
         user_loss=failures.user_loss,
@@ -236,6 +294,11 @@ def round_network(network: Network, t: jax.Array) -> tuple[Any, jax.Array | None
         drawn = _draw_links(network, link_key, receivers, senders)
         link_up = drawn if link_up is None else link_up & drawn
     return repair(weights, link_up, active), active
+
+
+def own_weights(weights: Any) -> jax.Array:
+    """What users keep of their own, the diagonal of a round's weights in either form; float [N]."""
+    return weights.own if isinstance(weights, NeighbourTable) else jnp.diagonal(weights)
 
 
 def dense(weights: Any) -> jax.Array:

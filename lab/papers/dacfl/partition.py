@@ -36,7 +36,7 @@ class PartitionConfig:
     min_size: int = 10
     max_draws: int = 1000
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_known(self.scheme, SCHEMES, "partition scheme")
         require(self.shards_per_user >= 1, f"shards_per_user: {self.shards_per_user} < 1")
         require(np.isfinite(self.alpha) and self.alpha > 0, f"alpha must be > 0, got {self.alpha}")

@@ -17,9 +17,10 @@ from lab.papers.dacfl.algorithms import Algorithm
 from lab.papers.dacfl.batches import batch_rows, epochs_spanned
 from lab.papers.dacfl.compression import CompressionConfig
 from lab.papers.dacfl.data import FederatedData
+from lab.papers.dacfl.failures import welcome
 from lab.papers.dacfl.gossip import choose_mix
-from lab.papers.dacfl.metrics import finite_users, user_accuracy
-from lab.papers.dacfl.network import Network, round_network
+from lab.papers.dacfl.metrics import disagreement, finite_users, user_accuracy
+from lab.papers.dacfl.network import Network, own_weights, round_network
 from lab.papers.dacfl.rounds import RoundInputs, make_round, start_tracking
 from lab.papers.dacfl.schedules import LearningRate, learning_rate_at
 from lab.papers.dacfl.state import FederatedState
@@ -56,7 +57,7 @@ class Protocol:
     chunk_periods: int = 0
     diagnose: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("num_rounds", "batch_size", "local_steps", "log_every"):
             value = getattr(self, name)
             require(value >= 1, f"{name} must be at least 1, got {value}")
@@ -214,12 +215,13 @@ def _make_period(
     network: Network,
 ) -> Callable:
     protocol = settings.protocol
+    mix = choose_mix(network, users, offsets)
     round_fn = make_round(
         algorithm,
         settings.loss_fn,
         settings.tx,
         users=users,
-        mix=choose_mix(network, users, offsets),
+        mix=mix,
         drop_mode=network.mode,
         compression=settings.compression,
         user_map=settings.user_map,
@@ -232,6 +234,10 @@ def _make_period(
         start = (t - first_round + offset) * bounds.num_steps
         taken = jax.lax.dynamic_slice_in_dim(rows, start, bounds.num_steps)
         weights, active = round_network(data.network, t)
+        before = state
+        if data.network.arriving is not None and algorithm.gossips:
+            arriving, own = users.take((data.network.arriving[t], own_weights(weights)))
+            state = welcome(state, arriving, own, mix(weights, state.omega))
         num_steps = None
         if protocol.local_epochs:
             num_steps = protocol.local_epochs * (-(-data.counts // protocol.batch_size))
@@ -243,7 +249,12 @@ def _make_period(
             counts=data.counts.astype(jnp.float32),
             num_steps=num_steps,
         )
-        return round_fn(state, inputs)
+        new, metrics = round_fn(state, inputs)
+        if state is not before and "consensus_x" in metrics:
+            # The bound C7 must know that a newcomer's x has jumped.
+            jump = jax.tree.map(jnp.subtract, state.tracker, before.tracker)
+            metrics["increment"] += disagreement(jump, users)
+        return new, metrics
 
     def period(state: FederatedState, given):
         data, rows, first_round = given
@@ -272,7 +283,8 @@ def _evaluated(
     if settings.evaluate is None or data.test is None:
         return {}
     mean = jax.tree.map(lambda x: x[None], users.mean((state.omega, state.model_state)))
-    found = {f"{k}_mean": v[0] for k, v in settings.evaluate(*mean, data.test).items()}
+    of_mean = settings.evaluate(mean[0], mean[1], data.test)
+    found = {f"{k}_mean": v[0] for k, v in of_mean.items()}
     if algorithm.name in ("fedavg", "centralised"):  # all users hold the same model
         same = {f"{k.removesuffix('_mean')}_omega": v for k, v in found.items()}
         everyone = users.num_users

@@ -8,17 +8,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 from lab.errors import require
 from lab.papers.dacfl.algorithms import Algorithm, as_algorithm
 from lab.papers.dacfl.compression import CompressionConfig
 from lab.papers.dacfl.failures import MODES
 from lab.papers.dacfl.gossip import Mix, mix_compressed, mix_dense
-from lab.papers.dacfl.metrics import consensus_distance, disagreement, mean_gap
+from lab.papers.dacfl.metrics import consensus_distance, disagreement, mean_gap, squared_norms
 from lab.papers.dacfl.state import FederatedState
 from lab.papers.dacfl.topology import require_known
 from lab.papers.dacfl.users import UserAxis, check_user_leaves, where_user
@@ -30,8 +30,7 @@ USER_MAPS = ("vmap", "map")
 Round = Callable[[FederatedState, "RoundInputs"], tuple[FederatedState, dict[str, jax.Array]]]
 
 
-@flax.struct.dataclass
-class RoundInputs:
+class RoundInputs(struct.PyTreeNode):
     """What one round is given.
 
     Attributes:
@@ -64,6 +63,7 @@ class _Rules:
     mix: Mix
     drop_mode: str
     compression: CompressionConfig | None
+    diagnose: bool
 
 
 def make_round(
@@ -91,7 +91,8 @@ def make_round(
       compression: of the gossip's messages; None sends models as they are.
       user_map: `vmap` over users, or `map`, one after the other (less memory, and faster where a
         batched convolution is slow).
-      diagnose: also return consensus distances and what the bound C7 needs.
+      diagnose: also return consensus distances, what the bound C7 needs, and "gradient_norm", the
+        mean over users of the norm of their gradients.
     Returns: a pure function. Its metrics: "loss", the mean over the users that trained, "user_loss"
       [N], each user's mean over its local steps before they were taken (NaN for one that did not
       train), "diverged" bool [N], and the means of the loss's own metrics.
@@ -112,9 +113,10 @@ def make_round(
             mix or (lambda weights, tree: mix_dense(weights, tree, axis)),
             drop_mode,
             None if exact else compression,
+            diagnose,
         )
-        update = {"dsgt": _track_gradients, "fedavg": _average_at_server}
-        new, losses, extra = update.get(algorithm.name, _descend)(rules, state, inputs)
+        update = _UPDATES.get(algorithm.name, _descend)
+        new, losses, extra = update(rules, state, inputs)
         present = None if inputs.active is None else axis.take(inputs.active)
         trained = present
         if algorithm.name != "fedavg" and drop_mode == "isolated":
@@ -176,6 +178,7 @@ def init_state(
         gradient_tracker=zeros if algorithm.tracks_gradients else None,
         gradient=zeros if algorithm.tracks_gradients else None,
         velocity=zeros if algorithm.momentum > 0 else None,
+        adapted=omega if algorithm.corrects else None,
     )
     if compressed:
         state = state.replace(public=jax.tree.map(jnp.zeros_like, _mixed_parts(algorithm, state)))
@@ -288,7 +291,32 @@ def _track_gradients(rules: _Rules, state: FederatedState, inputs: RoundInputs):
         gradient=grads,
         public=public,
     )
-    return new, losses, aux.metrics
+    return new, losses, _with_gradient_norm(rules, aux.metrics, grads)
+
+
+def _train_then_mix(rules: _Rules, state: FederatedState, inputs: RoundInputs):
+    """DFedAvg: omega <- mix(h_E). Exact diffusion: phi = h_E + omega - the h_E of the round before,
+    omega <- (phi + mix(phi)) / 2."""
+    trained, model_state, opt_state, losses, extra = _train_locally(
+        rules, state, inputs, state.omega
+    )
+    sent = trained
+    if rules.algorithm.corrects:
+        sent = jax.tree.map(
+            lambda new, omega, old: new + (omega - old), trained, state.omega, state.adapted
+        )
+    parts, public = _mix(rules, state, inputs, {"omega": sent})
+    omega = parts["omega"]
+    if rules.algorithm.corrects:
+        omega = jax.tree.map(lambda a, b: (a + b) / 2, sent, omega)
+    new = state.replace(
+        omega=omega,
+        model_state=model_state,
+        opt_state=opt_state,
+        adapted=trained if rules.algorithm.corrects else None,
+        public=public,
+    )
+    return new, losses, extra
 
 
 def _average_at_server(rules: _Rules, state: FederatedState, inputs: RoundInputs):
@@ -313,6 +341,14 @@ def _average_at_server(rules: _Rules, state: FederatedState, inputs: RoundInputs
     return new, losses, extra
 
 
+_UPDATES = {
+    "dsgt": _track_gradients,
+    "dfedavg": _train_then_mix,
+    "exact_diffusion": _train_then_mix,
+    "fedavg": _average_at_server,
+}
+
+
 def _train_locally(rules: _Rules, state: FederatedState, inputs: RoundInputs, start: Any):
     """E optimizer steps of every user from `start`; losses are means over the steps."""
     users, num_steps = rules.users, jax.tree.leaves(inputs.batches)[0].shape[1]
@@ -330,7 +366,7 @@ def _train_locally(rules: _Rules, state: FederatedState, inputs: RoundInputs, st
             is_taken = number < inputs.num_steps
             new = where_user(is_taken, new, carry)
             losses = jnp.where(is_taken, losses, 0)
-        return new, (losses, aux.metrics)
+        return new, (losses, _with_gradient_norm(rules, aux.metrics, grads))
 
     carry = (start, state.model_state, state.opt_state)
     if num_steps == 1:
@@ -380,6 +416,12 @@ def _local_batch(batches: Any, number: int | jax.Array) -> Any:
 
 def _apply(params: Any, updates: Any, learning_rate: jax.Array | float) -> Any:
     return jax.tree.map(lambda p, u: p + (learning_rate * u).astype(p.dtype), params, updates)
+
+
+def _with_gradient_norm(rules: _Rules, metrics: dict, grads: Any) -> dict:
+    if not rules.diagnose:
+        return metrics
+    return metrics | {"gradient_norm": jnp.sqrt(squared_norms(grads))}
 
 
 def _difference(new: Any, old: Any) -> Any:

@@ -20,7 +20,7 @@ class LearningRate:
     decay: float = 0.995
     decay_every: int = 10
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             math.isfinite(self.lr0) and self.lr0 > 0,
             f"the learning rate must be positive and finite, got {self.lr0}",

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jax import core
 
 from lab.errors import NonFiniteError, require
 from lab.papers.dacfl import periods
@@ -166,7 +167,7 @@ class Simulation:
         split_data = sharded.split(data, _data_axes(data, place))
 
         def run_chunk(states, data, last_period):
-            if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(states)):
+            if any(isinstance(leaf, core.Tracer) for leaf in jax.tree.leaves(states)):
                 # Asked for shapes only, which are those of one device.
                 return self._run_chunk(states, data, last_period, bounds=bounds)
             given = sharded.split(states, axes), split_data, sharded.split(last_period, WHOLE)
@@ -249,7 +250,7 @@ def _first_diverged(
 ) -> tuple[int, np.ndarray]:
     """The first bad round within a period, and its users, copies merged."""
     diverged = history[f"{name}/round/diverged"]
-    flags = diverged.reshape(-1, *diverged.shape[-3:])[..., period].any(axis=0)
+    flags: Any = diverged.reshape(-1, *diverged.shape[-3:])[..., period].any(axis=0)
     if flags.any():
         offset = int(np.argmax(flags.any(axis=1)))
         return offset, np.flatnonzero(flags[offset])

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import flax
 import jax
+from flax import struct
 
 
-@flax.struct.dataclass
-class FederatedState:
+class FederatedState(struct.PyTreeNode):
     """Everything a round needs and changes. Per-user leaves are [N, ...].
 
     Attributes:
@@ -18,6 +17,7 @@ class FederatedState:
       tracker: x of DACFL, the estimate of the mean model; None elsewhere.
       gradient_tracker, gradient: y and the last gradient of gradient tracking; None elsewhere.
       velocity: of heavy-ball momentum; None without.
+      adapted: where exact diffusion's last local training ended; None elsewhere.
       public: what the neighbours hold of the user's models when messages are compressed; None
         where messages are exact.
     """
@@ -31,6 +31,7 @@ class FederatedState:
     gradient_tracker: Any = None
     gradient: Any = None
     velocity: Any = None
+    adapted: Any = None
     public: Any = None
 
 

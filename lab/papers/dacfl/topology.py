@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from scipy.sparse.csgraph import connected_components
@@ -164,13 +165,13 @@ def density_from(
         )
     adjacency = _empty(n)
     for k in range(1, n):
-        _connect(adjacency, perm[k], perm[attach[k]])
+        _connect(adjacency, int(perm[k]), int(perm[attach[k]]))
     rows, columns = np.triu_indices(n, k=1)
     order = np.argsort(np.asarray(priority)[rows, columns], kind="stable")
     missing = max(wanted, n - 1) - (n - 1)
     free = [(rows[e], columns[e]) for e in order if not adjacency[rows[e], columns[e]]]
     for i, j in free[:missing]:
-        _connect(adjacency, i, j)
+        _connect(adjacency, int(i), int(j))
     return adjacency
 
 
@@ -268,7 +269,7 @@ def check_adjacency(adjacency: np.ndarray, *, allow_isolated: bool = False) -> n
     return adjacency.astype(np.int32)
 
 
-def require_known(name: str, known, what: str) -> None:
+def require_known(name: str, known: Any, what: str) -> None:
     """Raises InvalidInputError that lists the known names and the nearest one."""
     if name in known:
         return

@@ -25,7 +25,7 @@ class UserAxis:
     num_devices: int = 1
     axis_name: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.num_users >= 1, f"num_users must be at least 1, got {self.num_users}")
         require(
             self.num_devices >= 1 and self.num_users % self.num_devices == 0,

@@ -32,6 +32,15 @@ def failing(num_rounds=10, **config):
     return network.network_of(tiny.matrix(), num_rounds=num_rounds, failures=settings)
 
 
+def survivors_network(leaver, num_rounds):
+    active = np.ones((num_rounds, tiny.NUM_USERS), bool)
+    active[:, leaver] = False
+    with pytest.warns(UserWarning, match="2 components"):
+        return network.network_of(
+            _survivors(leaver), num_rounds=num_rounds, active=active, allow_disconnected=True
+        )
+
+
 def test_undirected_losses_and_absences_keep_the_mean():
     state = run_with(failing(link_loss=0.4, user_loss=0.2), 10)
     assert gap(state) < 1e-5
@@ -66,7 +75,7 @@ def test_the_residue_of_a_leaver_stays_in_the_others_as_a_constant_bias():
     before = run_with(failing(), 6)
     leaver, n = 2, tiny.NUM_USERS
     residue = tiny.flat(before.tracker)[leaver] - tiny.flat(before.omega)[leaver]
-    gone = network.network_of(_survivors(leaver), num_rounds=8, active=_without(leaver, 8))
+    gone = survivors_network(leaver, 8)
     for rounds in (2, 8):
         after = run_with(gone, rounds, failures.leave(before, leaver))
         rest = np.arange(n) != leaver
@@ -77,7 +86,7 @@ def test_the_residue_of_a_leaver_stays_in_the_others_as_a_constant_bias():
 def test_a_graceful_leaver_leaves_no_bias():
     before = run_with(failing(), 6)
     leaver = 2
-    gone = network.network_of(_survivors(leaver), num_rounds=4, active=_without(leaver, 4))
+    gone = survivors_network(leaver, 4)
     after = run_with(gone, 4, failures.leave(before, leaver, heir=3))
     rest = np.arange(tiny.NUM_USERS) != leaver
     bias = (tiny.flat(after.tracker) - tiny.flat(after.omega))[rest].mean(axis=0)
@@ -106,6 +115,24 @@ def test_a_newcomer_starts_at_its_neighbours_weighted_mean():
     tracking = failures.join(tiny.begin("dsgt", tiny.batches(0)), 0, weights)
     assert not tiny.flat(tracking.gradient_tracker)[0].any()
     assert not tiny.flat(tracking.gradient)[0].any()
+
+
+def test_late_joiners_of_a_run_start_as_join_does():
+    config = FailureConfig(arrivals=((2, 4),))
+    assert failures.active_mask(config, 6, 6)[:, 2].tolist() == [False] * 4 + [True] * 2
+    assert np.argwhere(failures.arrival_mask(config, 6, 6)).tolist() == [[4, 2]]
+    state = run_with(failing(), 3)
+    weights = tiny.matrix()
+    mixed = jax.tree.map(lambda x: jnp.tensordot(weights, x, 1), state.omega)
+    arriving = jnp.arange(6) == 2
+    welcomed = failures.welcome(state, arriving, jnp.diagonal(jnp.asarray(weights)), mixed)
+    others = np.where(np.arange(6) == 2, 0, weights[2])
+    joined = failures.join(state, 2, others)
+    for name in ("omega", "tracker"):
+        ours, theirs = (tiny.flat(getattr(s, name)) for s in (welcomed, joined))
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    alone = failures.welcome(state, arriving, jnp.ones(6), state.omega)
+    np.testing.assert_array_equal(tiny.flat(alone.omega), tiny.flat(state.omega))
 
 
 @pytest.mark.parametrize(
@@ -149,6 +176,8 @@ def test_users_that_do_not_exist_are_refused():
         failures.join(state, 1, np.zeros(6))
     with pytest.raises(InvalidInputError, match="no user 7"):
         failures.active_mask(FailureConfig(outages=((7, 0, 1),)), 3, 6)
+    with pytest.raises(InvalidInputError, match=r"user 1 must arrive in a round 1\.\.2, got 3"):
+        failures.arrival_mask(FailureConfig(arrivals=((1, 3),)), 3, 6)
 
 
 def _survivors(leaver):
@@ -160,12 +189,6 @@ def _survivors(leaver):
     inner = dacfl.draw_matrix(adjacency[np.ix_(rest, rest)], dacfl.MixingConfig(), None)
     matrix[np.ix_(rest, rest)] = inner
     return matrix
-
-
-def _without(user, num_rounds):
-    active = np.ones((num_rounds, tiny.NUM_USERS), bool)
-    active[:, user] = False
-    return active
 
 
 def test_state_functions_can_be_compiled():

@@ -8,7 +8,7 @@ import pytest
 
 from lab.errors import InvalidInputError
 from lab.papers import dacfl
-from lab.papers.dacfl import gossip, network, topology
+from lab.papers.dacfl import gossip, mixing, network, topology
 from lab.papers.dacfl.failures import FailureConfig
 from lab.papers.dacfl.mixing import MixingConfig
 from lab.papers.dacfl.network import NetworkConfig, draw_network
@@ -68,6 +68,24 @@ def test_one_peer_exponential_alternates_every_round():
         network.matrix_at(NetworkConfig(TopologyConfig("one_peer_exponential")), 8, 0, 4),
         matrices[4],
     )
+
+
+def test_graphs_and_weights_of_ones_own_take_the_place_of_drawn_ones():
+    adjacency = topology.path(5)
+    config = NetworkConfig(
+        mixing=MixingConfig("max_degree"), failures=FailureConfig(arrivals=((4, 2),))
+    )
+    net = draw_network(config, 5, 0, 3, adjacency=adjacency)
+    np.testing.assert_allclose(np.asarray(net.weights[0]), mixing.max_degree(adjacency), atol=1e-7)
+    assert network.repaired_matrices(net, 3)[1, 4, 4] == 1  # not there yet
+    sequence = np.stack([mixing.metropolis(adjacency), np.full((5, 5), 0.2)])
+    every = dataclasses.replace(config, change_every=2)
+    net = draw_network(every, 5, 0, 4, matrices=sequence)
+    np.testing.assert_allclose(network.repaired_matrices(net, 4)[3], 0.2, atol=1e-7)
+    with pytest.raises(InvalidInputError, match="the graph is for 5 users, but there are 6"):
+        draw_network(config, 6, 0, 3, adjacency=adjacency)
+    with pytest.raises(InvalidInputError, match="not both"):
+        draw_network(config, 5, 0, 3, adjacency=adjacency, matrices=sequence)
 
 
 def large(**failing):
@@ -149,7 +167,11 @@ def test_bad_requests_are_refused():
     with pytest.raises(InvalidInputError, match="change_every must be at least 1, got 0"):
         network.network_of(np.ones((1, 1)), change_every=0)
     with pytest.raises(InvalidInputError, match="6 users, the run 5"):
-        gossip.choose_mix(network.network_of(np.eye(6)), UserAxis(5))
+        gossip.choose_mix(network.network_of(np.full((6, 6), 1 / 6)), UserAxis(5))
+    with pytest.raises(InvalidInputError, match="6 components"):
+        network.network_of(np.eye(6))
+    with pytest.raises(InvalidInputError, match=r"row 0 sums to 1\.5"):
+        network.network_of(np.full((2, 2), 0.75))
     with pytest.raises(InvalidInputError, match="did you mean 'ring'"):
         draw_network(NetworkConfig(TopologyConfig("rings")), 4, 0, 3)
 

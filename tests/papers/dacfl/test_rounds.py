@@ -12,6 +12,7 @@ from lab.errors import InvalidInputError
 from lab.papers import dacfl
 from lab.papers.dacfl import rounds
 from lab.papers.dacfl.failures import repair
+from lab.train.state import Aux
 from tests.papers.dacfl import tiny
 
 
@@ -81,6 +82,46 @@ def test_centralised_training_is_one_big_batch_weighted_by_size():
     np.testing.assert_allclose(
         tiny.flat(state.omega), np.tile(start - 0.1 * mean, (6, 1)), atol=1e-6
     )
+
+
+def disagreeing(params, model_state, batch, key):
+    """(w - a_i)² / 2: the optimum of all users is the mean of their a_i."""
+    del key
+    return jnp.sum(jnp.square(params["w"] - batch.mean())) / 2, Aux({}, model_state)
+
+
+def after_long(name, rounds=400):
+    """Users' w at the end, with exact gradients at a constant rate, and their targets."""
+    targets = jnp.asarray([-3.0, 5.0, 1.0, 0.0, 2.0, 7.0])
+    inputs = dacfl.RoundInputs(targets[:, None, None], jnp.asarray(tiny.matrix()), 0.2)
+    round_fn = dacfl.make_round(name, disagreeing)
+    state = dacfl.init_state(name, {"w": jnp.zeros(1)}, jax.random.key(0), 6)
+    if name == "dsgt":
+        state, _ = dacfl.start_tracking(state, disagreeing, inputs.batches)
+    end, _ = jax.jit(
+        lambda state: jax.lax.scan(lambda s, _: round_fn(s, inputs), state, length=rounds)
+    )(state)
+    return end, np.asarray(targets)
+
+
+@pytest.mark.parametrize("name", ["exact_diffusion", "dsgt"])
+def test_corrected_methods_end_at_the_optimum_of_all(name):
+    end, targets = after_long(name)
+    np.testing.assert_allclose(end.omega["w"].ravel(), targets.mean(), atol=1e-4)
+
+
+def test_dacfls_output_agrees_where_gossip_keeps_its_disagreement():
+    """Closed forms of the fixed points: W w - lr (w - a) = w, and W (w - lr (w - a)) = w."""
+    matrix, eye = tiny.matrix().astype(np.float64), np.eye(6)
+    end, targets = after_long("cdsgd")
+    fixed = np.linalg.solve(eye - matrix + 0.2 * eye, 0.2 * targets)
+    np.testing.assert_allclose(end.omega["w"].ravel(), fixed, atol=1e-4)
+    end, targets = after_long("dfedavg")
+    fixed = np.linalg.solve(eye - 0.8 * matrix, 0.2 * matrix @ targets)
+    np.testing.assert_allclose(end.omega["w"].ravel(), fixed, atol=1e-4)
+    end, _ = after_long("dacfl")
+    assert np.ptp(np.asarray(end.omega["w"])) > 1
+    assert np.ptp(np.asarray(end.tracker["w"])) < 1e-4
 
 
 def test_local_training_ignores_the_network():
