@@ -23,7 +23,7 @@ _REASONS = _FULL | _FORBIDDEN | _MISPLACED
 
 
 @contextlib.contextmanager
-def storage_errors(path: str | os.PathLike) -> Iterator[None]:
+def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turns an OSError of the block into a StorageError that names `path` and the reason."""
     try:
         yield
@@ -38,7 +38,7 @@ def storage_errors(path: str | os.PathLike) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {reason}; {mend}") from error
 
 
-def write_atomically(path: str | os.PathLike, content: bytes | str) -> Path:
+def write_atomically(path: str | os.PathLike[str], content: bytes | str) -> Path:
     """Replaces `path` by `content` (text as UTF-8) in one step; makes missing parent folders.
 
     The bytes go to a temporary file of the same folder, reach the disk, and are then renamed, so
@@ -66,7 +66,7 @@ def write_atomically(path: str | os.PathLike, content: bytes | str) -> Path:
     return path
 
 
-def append_line(path: str | os.PathLike, line: str) -> None:
+def append_line(path: str | os.PathLike[str], line: str) -> None:
     """Appends one line to a text file in a single write.
 
     Raises: StorageError; a half-written line is then cut off again.
@@ -85,7 +85,7 @@ def append_line(path: str | os.PathLike, line: str) -> None:
 
 
 @contextlib.contextmanager
-def held_alone(path: str | os.PathLike) -> Iterator[None]:
+def held_alone(path: str | os.PathLike[str]) -> Iterator[None]:
     """Holds the lock file `path` for the block; a kill frees it too.
 
     Raises: StorageError where another process holds it, or it cannot be made. Systems without
@@ -104,7 +104,7 @@ def held_alone(path: str | os.PathLike) -> Iterator[None]:
         yield
 
 
-def sync_folder(folder: str | os.PathLike) -> None:
+def sync_folder(folder: str | os.PathLike[str]) -> None:
     """Makes the renames within a folder durable, where the system allows folders to be synced."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

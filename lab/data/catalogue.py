@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lab.data.entries import ENTRIES, Entry, PublicFile
 from lab.data.fetch import fetch
@@ -36,7 +37,7 @@ def entry(name: str) -> Entry:
     return ENTRIES[name]
 
 
-def load(name: str, data_dir: str | Path | None = None, **options):
+def load(name: str, data_dir: str | Path | None = None, **options: Any) -> Any:
     """Loads a data set; graphs come as `NodeDataset`, images as (images, labels).
 
     Args:
@@ -103,7 +104,7 @@ def fetched_dir() -> Path:
     return cache_dir() / "data"
 
 
-def fetch_dataset(name: str, progress: FileProgress | None = None, **fetch_options) -> Path:
+def fetch_dataset(name: str, progress: FileProgress | None = None, **fetch_options: Any) -> Path:
     """Downloads the public files of a data set into `fetched_dir()`, and unpacks archives.
 
     Args:

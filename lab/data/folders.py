@@ -7,6 +7,7 @@ import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class ImageFolder:
 class ImageArchive:
     """Pictures in a zip archive, read as those of `ImageFolder`; made by `image_archive`."""
 
-    def __init__(self, path: Path, members: Sequence[str], labels, classes, canvas: int):
+    def __init__(self, path: Path, members: Sequence[str], labels: Any, classes: Any, canvas: int):
         self.path, self.members, self.canvas = Path(path), tuple(members), canvas
         self.labels, self.classes = labels, tuple(classes)
         self._lock, self._archive = threading.Lock(), None

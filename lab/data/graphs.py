@@ -82,7 +82,7 @@ class NodeDataset:
         """Number of directed edges."""
         return self.edge_index.shape[1]
 
-    def subgraph(self, nodes) -> "NodeDataset":
+    def subgraph(self, nodes: Any) -> "NodeDataset":
         """The graph induced on `nodes`, numbered by their position in it.
 
         Args:
@@ -115,7 +115,7 @@ class NodeDataset:
             unlabeled=unlabeled,
         )
 
-    def without_nodes(self, nodes) -> "NodeDataset":
+    def without_nodes(self, nodes: Any) -> "NodeDataset":
         """The same graph as if some nodes had never been in it; ids stay.
 
         A deleted node keeps its row, with features of zero, no edge, and in no split.
@@ -150,16 +150,16 @@ class PaddedGraph(NamedTuple):
 
 def from_arrays(
     name: str,
-    features,
-    labels,
-    edge_index,
+    features: Any,
+    labels: Any,
+    edge_index: Any,
     *,
     num_classes: int | None = None,
-    train_mask=None,
-    val_mask=None,
-    test_mask=None,
-    sensitive=None,
-    unlabeled=None,
+    train_mask: Any = None,
+    val_mask: Any = None,
+    test_mask: Any = None,
+    sensitive: Any = None,
+    unlabeled: Any = None,
     feature_names: tuple[str, ...] = (),
     one_directional: OneDirectional = "refuse",
 ) -> NodeDataset:
@@ -211,7 +211,11 @@ def from_arrays(
 
 
 def clean_edges(
-    edge_index, num_nodes: int, *, one_directional: OneDirectional = "refuse", name: str = "graph"
+    edge_index: Any,
+    num_nodes: int,
+    *,
+    one_directional: OneDirectional = "refuse",
+    name: str = "graph",
 ) -> tuple[np.ndarray, EdgeReport]:
     """Checks directed edges and brings them into the order of `NodeDataset.edge_index`.
 
@@ -353,7 +357,7 @@ def pad_graph(
     )
 
 
-def as_node_ids(ids, num_nodes: int, what: str) -> np.ndarray:
+def as_node_ids(ids: Any, num_nodes: int, what: str) -> np.ndarray:
     """`ids` as int32 [k], whole numbers in [0, num_nodes).
 
     Raises: InvalidInputError, which begins with `what` and lists the ids that are out of range.

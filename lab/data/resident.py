@@ -30,7 +30,7 @@ class Resident:
     seed: int = 0
     drop_remainder: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_one_length(self.arrays)
         most = self.num_examples if self.drop_remainder else self.batch_size
         require(

@@ -38,7 +38,7 @@ class ArraySource:
 
     arrays: Mapping[str, np.ndarray]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_one_length(self.arrays)
 
     def __len__(self) -> int:
@@ -159,7 +159,7 @@ def stream(
     return Stream(batches, read_ahead, description)
 
 
-def in_order(source: Source, batch_size: int, **options) -> Iterator[Batch]:
+def in_order(source: Source, batch_size: int, **options: Any) -> Iterator[Batch]:
     """One pass over a source in its own order, for evaluation; the last batch is padded.
 
     Args: options, num_workers, num_threads and so on as of `stream`.

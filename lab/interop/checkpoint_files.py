@@ -50,7 +50,7 @@ class Checkpoint(Mapping[str, np.ndarray]):
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         readers: Mapping[str, Callable[[], np.ndarray]],
         extras: Mapping[str, Any],
     ):
@@ -92,7 +92,7 @@ def _in(name: str, prefix: str) -> bool:
 
 
 def load_checkpoint(
-    path: str | os.PathLike, *, payload: str | None = None, unwrap: bool = True
+    path: str | os.PathLike[str], *, payload: str | None = None, unwrap: bool = True
 ) -> Checkpoint:
     """Opens a checkpoint file by its contents, whatever its suffix.
 
@@ -323,7 +323,7 @@ def _descend(path: Path, tree: Any, payload: str) -> Mapping:
 
 
 def save_safetensors(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     arrays: Mapping[str, Any],
     *,
     metadata: Mapping[str, str] | None = None,

@@ -98,7 +98,7 @@ class Rule:
     collection: str = "params"
     stack: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         is_known = isinstance(self.transform, Transform) or self.transform in TRANSFORMS
         require(is_known, f"{self}: transform is a Transform or one of {', '.join(TRANSFORMS)}")
         stacked = {self.stack} if self.stack else set()

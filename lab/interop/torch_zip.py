@@ -40,7 +40,7 @@ class TorchArchive:
     Raises: UnsafeFileError, CorruptFileError, with the path in front.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
         self._storages: dict[Storage, bytes] = {}
         self._shared = frozenset[Storage]()

@@ -20,7 +20,7 @@ import functools
 import math
 import operator
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ class DecoderConfig:
     dtype: str = "float32"
     remat: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         known = self.architecture in ("gpt2", "llama")
         require(known, f"architecture is {self.architecture!r}; accepted: 'gpt2', 'llama'")
         sizes = (self.vocab_size, self.context, self.width, self.num_layers, self.num_heads)
@@ -185,9 +185,37 @@ def unstack(params: Params) -> Params:
     return params | {"blocks": tuple(each)}
 
 
-def apply(config: DecoderConfig, params: Params, ids: jax.Array, **options) -> jax.Array:
+def apply(config: DecoderConfig, params: Params, ids: jax.Array, **options: Any) -> jax.Array:
     """Logits float32 [B, T, V] of the next token at every place; options of `hidden_states`."""
     return logits_of(params, hidden_states(config, params, ids, **options))
+
+
+@overload
+def hidden_states(
+    config: DecoderConfig,
+    params: Params,
+    ids: jax.Array,
+    *,
+    segments: jax.Array | None = None,
+    positions: jax.Array | None = None,
+    key: jax.Array | None = None,
+    frozen_layers: int = 0,
+    every_block: Literal[False] = False,
+) -> jax.Array: ...
+
+
+@overload
+def hidden_states(
+    config: DecoderConfig,
+    params: Params,
+    ids: jax.Array,
+    *,
+    segments: jax.Array | None = None,
+    positions: jax.Array | None = None,
+    key: jax.Array | None = None,
+    frozen_layers: int = 0,
+    every_block: Literal[True],
+) -> list[jax.Array]: ...
 
 
 def hidden_states(
@@ -218,10 +246,11 @@ def hidden_states(
     visible = jnp.tril(jnp.ones((length, length), bool))[None]
     if segments is not None:
         visible &= segments[:, :, None] == segments[:, None, :]
-    dropping = key is not None and config.dropout_rate > 0
-    keys = jax.random.split(key, config.num_layers + 1) if dropping else None
+    keys = None
+    if key is not None and config.dropout_rate > 0:
+        keys = jax.random.split(key, config.num_layers + 1)
     x = _embed(config, params, ids, positions)
-    if dropping:
+    if keys is not None:
         x = Dropout(keys[-1], config.dropout_rate)(x, 0)
     states = [x]
     run = functools.partial(_run_blocks, config, positions=positions, visible=visible)

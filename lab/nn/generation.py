@@ -168,17 +168,18 @@ class _Output:
     def take(self, carry: _Carry, hidden) -> _Carry:
         """Draws a token a row from the hidden states."""
         raw = logits = decoder.logits_of(self.head, hidden)
-        if self.automaton is not None:
-            following = self.automaton.next_state[carry.state]
+        automaton, following = self.automaton, None
+        if automaton is not None:
+            following = automaton.next_state[carry.state]
             logits = jnp.where(following == NEVER, -jnp.inf, logits)
         keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, carry.step)
         chosen = draw(keys, logits, self.settings, carry.seen)
         state, ended, token = carry.state, False, chosen
         rows = jnp.arange(len(chosen))
-        if self.automaton is not None:
-            token = self.automaton.tokens[chosen]
-            state = jnp.where(carry.is_finished, carry.state, following[rows, chosen])
-            ended = self.automaton.is_final[state]
+        if automaton is not None and state is not None and following is not None:
+            token = automaton.tokens[chosen]
+            state = jnp.where(carry.is_finished, state, following[rows, chosen])
+            ended = automaton.is_final[state]
         token = jnp.where(carry.is_finished, self.pad_id, token)
         finished = carry.is_finished | ended | (token == self.end_id)
         put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=carry.step, axis=1)

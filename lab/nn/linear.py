@@ -1,11 +1,14 @@
 """Dense layers: PyTorch's default initialisation, products over rows."""
 
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 
-def symmetric_uniform(limit: float) -> jax.nn.initializers.Initializer:
+def symmetric_uniform(limit: float) -> Callable[..., jax.Array]:
     """Initialiser U(-limit, limit)."""
 
     def init(key, shape, dtype=jnp.float32):
@@ -20,7 +23,7 @@ def torch_linear(features: int, fan_in: int, name: str | None = None) -> nn.Dens
     return nn.Dense(features, kernel_init=uniform, bias_init=uniform, name=name)
 
 
-def dot_rows(x: jax.Array, kernel: jax.Array, dimension_numbers, **options) -> jax.Array:
+def dot_rows(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:
     """The `dot_general` of a dense layer, over the flat rows of x: float [..., D] -> [..., K].
 
     The gradient of the kernel is then a product of two matrices as they are. With more axes XLA

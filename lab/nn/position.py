@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lab.arrays import Array
 from lab.errors import require
 
 
@@ -45,7 +46,7 @@ def bicubic_matrix(old: int, new: int, a: float = -0.75) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def interpolate_positions(table: jax.Array, new_grid: int, num_special: int = 1) -> jax.Array:
+def interpolate_positions(table: Array, new_grid: int, num_special: int = 1) -> jax.Array:
     """Resizes the patch part of a position table to another grid, bicubically (a = -0.75).
 
     Args: table, float [1, num_special + G * G, width].
@@ -55,7 +56,7 @@ def interpolate_positions(table: jax.Array, new_grid: int, num_special: int = 1)
     special, patches = table[:, :num_special], table[:, num_special:]
     grid = grid_of(patches.shape[1])
     if grid == new_grid:
-        return table
+        return jnp.asarray(table)
     matrix = bicubic_matrix(grid, new_grid)
     square = patches.reshape(grid, grid, -1)
     resized = jnp.einsum("yr,xc,rcd->yxd", matrix, matrix, square, precision="highest")

@@ -3,6 +3,8 @@
 All settings are arrays of one value a row, so changing them compiles nothing anew.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -31,11 +33,11 @@ class Sampling(struct.PyTreeNode):
 def sampling(
     num_rows: int,
     *,
-    temperature=0.9,
-    top_k=None,
-    top_p=None,
-    min_p=None,
-    repetition=None,
+    temperature: Any = 0.9,
+    top_k: Any = None,
+    top_p: Any = None,
+    min_p: Any = None,
+    repetition: Any = None,
 ) -> Sampling:
     """Settings of a batch; each a number, an array [num_rows], or None for off.
 
@@ -85,7 +87,7 @@ def filtered(logits: jax.Array, settings: Sampling, seen: jax.Array | None = Non
     return logits
 
 
-def draw(keys: jax.Array, logits: jax.Array, settings: Sampling, seen=None) -> jax.Array:
+def draw(keys: jax.Array, logits: jax.Array, settings: Sampling, seen: Any = None) -> jax.Array:
     """One token a row, int32 [B]. A row depends on its own key and logits alone.
 
     Args: keys, typed keys [B]; the others as in `filtered`.

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import flax.linen as nn
 import jax
@@ -63,7 +63,7 @@ class TransformerConfig:
     remat: bool = False
     attention: Implementation | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.width >= 1 and self.depth >= 1, f"width and depth must be positive: {self}")
         require(
             len(self.heads) == self.depth,
@@ -83,7 +83,7 @@ class TransformerConfig:
         """Rows of each block's relative position table; 0 for none."""
         return 0
 
-    def with_last_block_heads(self, num_heads: int) -> "TransformerConfig":
+    def with_last_block_heads(self, num_heads: int) -> Self:
         """The same network whose last block has `num_heads` heads."""
         return dataclasses.replace(self, block_heads=(*self.heads[:-1], num_heads))
 
@@ -241,13 +241,13 @@ class Transformer(nn.Module):
     def _block_fn(self, index: int, kinds: frozenset[str], position_index):
         block = Block(self.config, self.config.heads[index], parent=None)
 
-        def run(params, x, noise, rate):
+        def run(params, x, noise, rate) -> Any:
             return block.apply({"params": params}, x, kinds, noise, rate, position_index)
 
         return jax.checkpoint(run) if self.config.remat else run
 
 
-def scan_blocks(run, x: jax.Array, layers: Any) -> jax.Array:
+def scan_blocks(run: Any, x: jax.Array, layers: Any) -> jax.Array:
     """Runs blocks one after the other as one loop; `layers` has their inputs stacked."""
 
     def body(x, layer):

@@ -33,7 +33,7 @@ class UPerHeadConfig:
     pool_scales: tuple[int, ...] = (1, 2, 3, 6)
     dropout_rate: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_head(self.num_classes, self.width, self.dropout_rate)
         require(
             len(self.pool_scales) > 0 and min(self.pool_scales) >= 1,
@@ -49,7 +49,7 @@ class FCNHeadConfig:
     width: int = 256
     dropout_rate: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_head(self.num_classes, self.width, self.dropout_rate)
 
 
@@ -202,7 +202,7 @@ def drop_channels(x: jax.Array, noise: jax.Array | None, rate: float) -> jax.Arr
     return x * ((noise >= rate) / (1 - rate)).astype(x.dtype)[:, None, None]
 
 
-def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize_bilinear(x: jax.Array, size: tuple[int, ...]) -> jax.Array:
     """Resizes maps float [B, h, w, C] to `size`: half-pixel centres, no antialiasing."""
     if x.shape[1:3] == tuple(size):
         return x

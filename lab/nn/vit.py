@@ -59,7 +59,7 @@ class ViTConfig(TransformerConfig):
     final_norm: bool = True
     expanded_width: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         require(
             self.patch_size >= 1 and self.image_size % self.patch_size == 0,

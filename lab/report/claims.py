@@ -79,7 +79,7 @@ class Claim:
     holds: Callable[[Measurement], bool] | bool | None = None
     note: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         measured = self.measured
         if measured is not None and not isinstance(measured, Measurement):
             measured = Measurement.of(measured)

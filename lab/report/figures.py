@@ -58,7 +58,12 @@ def style():
 
 @style()
 def new(
-    rows: int = 1, columns: int = 1, *, width: float = WIDTH, height: float | None = None, **kwargs
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: float = WIDTH,
+    height: float | None = None,
+    **kwargs: Any,
 ) -> tuple[Any, Any]:
     """A figure and its axes (one, or an array of them), in the shared style.
 

@@ -82,7 +82,9 @@ def render(
 <footer class="soft"><p>Built {now}. Every verdict is computed from the measured value; a value is
 the mean ± sample standard deviation over n repeats.</p></footer>
 <dialog id="large" aria-label="Figure, large">
-<form method="dialog"><button>Close</button></form><img src="data:," alt=""><p class="soft"></p>
+<form method="dialog"><button type="button" data-step="-1">Previous</button>
+<button type="button" data-step="1">Next</button><button autofocus>Close</button></form>
+<img src="data:," alt=""><p class="soft" aria-live="polite"></p>
 </dialog>
 <script>
 {script}</script>
@@ -256,8 +258,8 @@ def _table(table: Table) -> str:
 
 def _scrolling(name: str, body: str, kind: str = "plain") -> str:
     """A table that scrolls sideways by itself where it is too wide, by keyboard too."""
-    region = f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
-    return f'{region}<table class="{kind}">{body}</table></div>'
+    part = f'<div class="scroll" tabindex="0" role="group" aria-label="{name}">'
+    return f'{part}<table class="{kind}" aria-label="{name}">{body}</table></div>'
 
 
 def _cells(row: Sequence[Cell], kinds: Sequence[str]) -> str:

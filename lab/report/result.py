@@ -25,7 +25,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "columns", tuple(str(column) for column in self.columns))
         object.__setattr__(self, "rows", tuple(tuple(row) for row in self.rows))
         for row in self.rows:
@@ -73,7 +73,7 @@ class Result:
     code: str = ""
     date: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("claims", "tables", "figures"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         notes = (self.notes,) if isinstance(self.notes, str) else tuple(self.notes)

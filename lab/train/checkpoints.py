@@ -33,7 +33,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: str | os.PathLike,
+        folder: str | os.PathLike[str],
         *,
         keep: int | None = 2,
         best: Callable[[dict[str, float]], float] | None = None,

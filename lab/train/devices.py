@@ -206,7 +206,9 @@ class ShardedFunction:
     as they are. Between the two, every array has a leading axis of this host's devices.
     """
 
-    def __init__(self, function: Callable, devices: Sequence[jax.Device], axis_name: str, donated):
+    def __init__(
+        self, function: Callable, devices: Sequence[jax.Device], axis_name: str, donated: Any
+    ):
         self.devices = list(devices)
         this = jax.process_index()
         self.local_devices = [d for d in self.devices if d.process_index == this]

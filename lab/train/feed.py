@@ -42,7 +42,7 @@ class Feed:
     def __enter__(self) -> "Feed":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: Any) -> None:
         self._stop.set()
         self._thread.join()
         if self.position is not None:  # what was read ahead and not used comes again
@@ -100,7 +100,7 @@ class ConstantFeed:
     def __enter__(self) -> "ConstantFeed":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: Any) -> None:
         pass
 
     def take(self, in_progress: Any) -> Any:

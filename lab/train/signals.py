@@ -23,7 +23,7 @@ class StopSignals:
             self._before = {number: signal.signal(number, self._note) for number in self.WATCHED}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: Any) -> None:
         self._restore()
 
     def _note(self, number: int, _) -> None:

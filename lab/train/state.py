@@ -35,7 +35,7 @@ class Aux(struct.PyTreeNode):
 
 
 def init_state(
-    model: nn.Module, tx: optax.GradientTransformation, key: jax.Array, *inputs, **kwargs
+    model: nn.Module, tx: optax.GradientTransformation, key: jax.Array, *inputs: Any, **kwargs: Any
 ) -> TrainState:
     """Initialises a flax model on `inputs` and the optimizer on its parameters.
 
@@ -60,7 +60,7 @@ def state_of(variables: dict, tx: optax.GradientTransformation, key: jax.Array) 
     )
 
 
-def step_key(state) -> jax.Array:
+def step_key(state: Any) -> jax.Array:
     """The typed key of the step that `state` is about to take."""
     return jax.random.fold_in(state.key, state.step)
 

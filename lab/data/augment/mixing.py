@@ -28,7 +28,7 @@ class MixConfig:
     mode: str = "batch"
     """One lam a batch, a "pair" of examples, or an element ("elem"; both for mixup alone)."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.mode in MODES, f"mode is {self.mode!r}; accepted: {', '.join(MODES)}")
         require(
             self.mode == "batch" or self.cutmix_alpha == 0,

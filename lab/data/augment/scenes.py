@@ -45,7 +45,7 @@ class SceneCrop:
     flip_rate: float = 0.5
     num_classes: int = 150
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.size >= 1, f"size must be positive, got {self.size}")
         require(
             1 <= self.shortest <= self.longest,
@@ -193,7 +193,14 @@ def photometric_distortion(
     return jax.vmap(one)(keys, jnp.asarray(images, jnp.float32))
 
 
-def distort(image, brightness, early_contrast, saturation, hue, late_contrast) -> jax.Array:
+def distort(
+    image: jax.Array,
+    brightness: jax.Array,
+    early_contrast: jax.Array,
+    saturation: jax.Array,
+    hue: jax.Array,
+    late_contrast: jax.Array,
+) -> jax.Array:
     """The changes of `photometric_distortion` with given strengths, rounded after each.
 
     Args: image float [H, W, 3] grey levels; the others scalars (0 or 1 changes nothing).

@@ -1,5 +1,7 @@
 """The input of a graph network: rows, the links of each layer, and which rows are real."""
 
+from typing import Any, cast
+
 import jax
 import jraph
 from flax import struct
@@ -48,7 +50,7 @@ def blocks_of(
     graph: jraph.GraphsTuple | Blocks,
     num_layers: int,
     *,
-    normalise=None,
+    normalise: Any = None,
     node_mask: jax.Array | None = None,
 ) -> Blocks:
     """Brings either input of a network into one form.
@@ -68,4 +70,4 @@ def blocks_of(
     links = links_of(graph)
     if normalise is not None and links.weights is None:
         links = normalise(links)
-    return whole_graph(graph.nodes, links, num_layers, node_mask)
+    return whole_graph(cast(jax.Array, graph.nodes), links, num_layers, node_mask)

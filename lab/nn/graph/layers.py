@@ -1,4 +1,4 @@
-"""Graph convolutions; each takes `Links` and source rows, the targets being the first sources.
+"""Graph convolutions; each takes links and source rows, the targets being the first sources.
 
 Where a layer can use it, `aggregate` is what it would gather from the neighbours, computed once by
 its `gather`: a first layer whose input never changes need not gather again at every step. Without
@@ -12,7 +12,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lab.nn.graph.links import Links, mean_of_neighbours, propagate, softmax_attention
+from lab.nn.graph.links import (
+    AnyLinks,
+    Links,
+    mean_of_neighbours,
+    propagate,
+    softmax_attention,
+)
 from lab.nn.linear import symmetric_uniform, torch_linear
 
 glorot = nn.initializers.glorot_uniform()
@@ -29,12 +35,12 @@ class GCNConv(nn.Module):
     use_bias: bool = True
 
     @staticmethod
-    def gather(links: Links, sources: jax.Array) -> jax.Array:
+    def gather(links: AnyLinks, sources: jax.Array) -> jax.Array:
         return propagate(links, sources)
 
     @nn.compact
     def __call__(
-        self, links: Links, sources: jax.Array, aggregate: jax.Array | None = None
+        self, links: AnyLinks, sources: jax.Array, aggregate: jax.Array | None = None
     ) -> jax.Array:
         """float [num_sources, d] -> [num_targets, features]."""
         in_features = sources.shape[-1]
@@ -84,12 +90,12 @@ class GINConv(nn.Module):
     eps: float = 0.0
 
     @staticmethod
-    def gather(links: Links, sources: jax.Array, eps: float = 0.0) -> jax.Array:
+    def gather(links: AnyLinks, sources: jax.Array, eps: float = 0.0) -> jax.Array:
         return (1 + eps) * sources[: links.num_targets] + propagate(links, sources)
 
     @nn.compact
     def __call__(
-        self, links: Links, sources: jax.Array, aggregate: jax.Array | None = None
+        self, links: AnyLinks, sources: jax.Array, aggregate: jax.Array | None = None
     ) -> jax.Array:
         """float [num_sources, d] -> [num_targets, features]."""
         in_features = sources.shape[-1]

@@ -6,7 +6,8 @@ segments, and `DenseLinks`, a matrix, faster for small graphs. Both give the sam
 order of additions, and nothing that is padding reaches a real row in either.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,21 @@ class DenseLinks(struct.PyTreeNode):
         return self.weights.shape[0]
 
 
+class ProductLinks(Protocol):
+    """Links that multiply rows themselves, as `lab.nn.graph.symmetric.SymmetricLinks` do."""
+
+    @property
+    def num_targets(self) -> int:
+        """Number of target rows."""
+        ...
+
+    def times(self, rows: jax.Array) -> jax.Array:
+        """Weighted sum of each target's sources: float [num_sources, d] -> [num_targets, d]."""
+        ...
+
+
 Links = EdgeLinks | DenseLinks
+AnyLinks = Links | ProductLinks
 
 
 def links_of(graph: jraph.GraphsTuple, *, is_sorted: bool = False) -> EdgeLinks:
@@ -71,10 +86,10 @@ def links_of(graph: jraph.GraphsTuple, *, is_sorted: bool = False) -> EdgeLinks:
     """
     num_nodes = jax.tree.leaves(graph.nodes)[0].shape[0]
     weights, mask = _edge_values(graph.edges)
-    receivers = graph.receivers
+    senders, receivers = cast(jax.Array, graph.senders), cast(jax.Array, graph.receivers)
     if mask is not None:
         receivers, is_sorted = jnp.where(mask, receivers, num_nodes), False
-    return EdgeLinks(graph.senders, receivers, weights, num_nodes, is_sorted)
+    return EdgeLinks(senders, receivers, weights, num_nodes, is_sorted)
 
 
 def _edge_values(edges: Any) -> tuple[jax.Array | None, jax.Array | None]:
@@ -94,11 +109,8 @@ def to_dense(links: EdgeLinks, num_sources: int) -> DenseLinks:
     return DenseLinks(matrix.at[links.receivers, links.senders].add(weights, mode="drop"))
 
 
-def propagate(links: Links, sources: jax.Array) -> jax.Array:
-    """Weighted sum of each target's sources: float [num_sources, d] -> [num_targets, d].
-
-    Takes also `lab.nn.graph.symmetric.SymmetricLinks`.
-    """
+def propagate(links: AnyLinks, sources: jax.Array) -> jax.Array:
+    """Weighted sum of each target's sources: float [num_sources, d] -> [num_targets, d]."""
     if isinstance(links, DenseLinks):
         return links.weights @ sources
     if not isinstance(links, EdgeLinks):
@@ -144,7 +156,7 @@ def softmax_attention(
     self_loops: bool,
     negative_slope: float = 0.2,
     epsilon: float = 1e-16,
-    drop=lambda coefficients: coefficients,
+    drop: Callable[[jax.Array], jax.Array] = lambda coefficients: coefficients,
 ) -> jax.Array:
     """Each target's attention-weighted sum of its sources (GAT, Velickovic et al., 2018, eq. 3-4).
 
@@ -187,18 +199,18 @@ def _attend_edges(links, source_scores, target_scores, values, self_loops, activ
     top = jraph.segment_max(
         jnp.where(is_link, scores, -1e30), links.receivers, num_targets, links.is_sorted
     )
-    if self_loops:
-        self_scores = activate(source_scores[:num_targets] + target_scores)
+    self_scores = activate(source_scores[:num_targets] + target_scores) if self_loops else None
+    if self_scores is not None:
         top = jnp.maximum(top, self_scores)
     top = jax.lax.stop_gradient(jnp.maximum(top, -1e30))
     exponentials = jnp.where(is_link, jnp.exp(scores - top[receivers]), 0)
     total = links.sum_by_target(exponentials)
-    if self_loops:
-        self_exponentials = jnp.exp(self_scores - top)
+    self_exponentials = None if self_scores is None else jnp.exp(self_scores - top)
+    if self_exponentials is not None:
         total = total + self_exponentials
     total = total + epsilon
     coefficients = drop(exponentials / total[receivers])
     out = links.sum_by_target(coefficients[..., None] * values[senders])
-    if self_loops:
+    if self_exponentials is not None:
         out = out + drop(self_exponentials / total)[..., None] * values[:num_targets]
     return out

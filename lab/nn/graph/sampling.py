@@ -1,6 +1,6 @@
 """Neighbour sampling inside compiled code: mini-batches as blocks of fixed shape."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +92,7 @@ def sample_layers(
     return layers[::-1]
 
 
-def needed_rows(links, mask: jax.Array) -> jax.Array:
+def needed_rows(links: Any, mask: jax.Array) -> jax.Array:
     """The masked targets of a whole graph and all their neighbours; bool [num_nodes]."""
     if isinstance(links, EdgeLinks):
         receivers = jnp.minimum(links.receivers, links.num_targets - 1)

@@ -48,8 +48,10 @@ def read_annotations(source: str | Path) -> list[Annotation]:
 
     Raises: CorruptFileError for missing columns or an unknown pattern.
     """
-    is_text = isinstance(source, str) and "\n" in source
-    text = source if is_text else Path(source).read_text(encoding="utf-8")
+    if isinstance(source, str) and "\n" in source:
+        text = source
+    else:
+        text = Path(source).read_text(encoding="utf-8")
     rows = csv.DictReader(io.StringIO(text))
     missing = set(_FIELDS) - set(rows.fieldnames or ())
     require(not missing, f"the annotations lack the columns {sorted(missing)}", CorruptFileError)

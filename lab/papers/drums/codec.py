@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lab.errors import require
+from lab.errors import require, require_given
 from lab.papers.drums.grid import Groove, column_of, steps_of
 from lab.papers.drums.midi import Performance
 from lab.papers.drums.midi_writing import VELOCITY
@@ -111,8 +111,8 @@ def velocity_text(groove: Groove) -> str:
 
     Raises: InvalidInputError for a groove without velocities.
     """
-    require(groove.velocities is not None, "the groove has no velocities; humanise it first")
-    signs = np.where(groove.hits, level_of_velocity(np.maximum(groove.velocities, 1)), -1)
+    velocities = require_given(groove.velocities, "the groove has no velocities; humanise it first")
+    signs = np.where(groove.hits, level_of_velocity(np.maximum(velocities, 1)), -1)
     return "".join("".join(("-" + LEVELS)[s + 1] for s in step) + "\n" for step in signs)
 
 

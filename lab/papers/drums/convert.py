@@ -57,9 +57,10 @@ def _gpt2_rules() -> tuple[Rule, ...]:
 
 def _llama_rules(config: DecoderConfig) -> tuple[Rule, ...]:
     def layer(names, target, widths=None):
-        sources = tuple(f"layers.{{i}}.{name}.weight" for name in names)
+        sources = [f"layers.{{i}}.{name}.weight" for name in names]
         transform = "linear" if widths is None else _side_by_side(widths)
-        return Rule(sources if len(sources) > 1 else sources[0], target, transform, stack="i")
+        source = tuple(sources) if len(sources) > 1 else sources[0]
+        return Rule(source, target, transform, stack="i")
 
     attention = [f"self_attn.{x}_proj" for x in "qkv"]
     found = [

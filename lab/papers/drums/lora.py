@@ -22,10 +22,10 @@ class LoraConfig:
     alpha: float = 16.0
     parts: tuple[str, ...] = ("q", "v")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.rank >= 1, f"rank must be at least 1, got {self.rank}")
         unknown = set(self.parts) - set(PARTS)
-        require(not unknown and self.parts, f"parts are {self.parts}; accepted: {PARTS}")
+        require(not unknown and bool(self.parts), f"parts are {self.parts}; accepted: {PARTS}")
 
 
 def init_lora(config: DecoderConfig, lora: LoraConfig, key: jax.Array) -> Params:

@@ -1,6 +1,7 @@
 """Losses of next-token prediction where prompt and completion count differently."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ def completion_nll(
 def prompt_weighted_loss(
     config: DecoderConfig,
     params: Params,
-    model_state,
+    model_state: Any,
     batch: dict[str, jax.Array],
     key: jax.Array | None = None,
     *,

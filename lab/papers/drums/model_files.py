@@ -32,7 +32,7 @@ class DrumModel:
     params: Params
     tokenizer: Tokenizer
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.tokenizer.vocab_size <= self.config.vocab_size,
             f"the tokenizer has {self.tokenizer.vocab_size} ids, the model "
@@ -75,12 +75,11 @@ def open_model(path: str | Path) -> DrumModel:
         return DrumModel(config, _on_device(params), tokenizer_of_gguf(file.metadata))
     checkpoint = load_checkpoint(path)
     described = checkpoint.extras.get(_DESCRIPTION)
-    require(
-        described is not None,
-        f"{path} does not say which model it holds: it was not written by save_model. Use "
-        "lab.papers.drums.from_official(load_checkpoint(path), config) with its configuration",
-        CorruptFileError,
-    )
+    if described is None:
+        raise CorruptFileError(
+            f"{path} does not say which model it holds: it was not written by save_model. Use "
+            "lab.papers.drums.from_official(load_checkpoint(path), config) with its configuration"
+        )
     try:
         values = json.loads(described)
         config = DecoderConfig(**values["config"])

@@ -5,6 +5,7 @@ import functools
 import itertools
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Structure:
 
 def levenshtein(pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     """Edit distances with unit costs, int64 [n]; all pairs at once, one anti-diagonal at a time."""
-    distinct = {pair: None for pair in pairs if pair[0] != pair[1]}
+    distinct = {pair: 0 for pair in pairs if pair[0] != pair[1]}
     for place, distance in zip(distinct, _anti_diagonals(list(distinct)), strict=True):
         distinct[place] = int(distance)
     return np.array([distinct.get(pair, 0) for pair in pairs], np.int64)
@@ -91,7 +92,7 @@ def measures_of(
     return joined[:max_measures]
 
 
-def stabilities(pieces: Sequence[Sequence[str]], **options) -> list[np.ndarray]:
+def stabilities(pieces: Sequence[Sequence[str]], **options: Any) -> list[np.ndarray]:
     """s_i = min(Lev(m_i, m_{i-1}), Lev(m_i, m_{i+1})) of every measure that has two neighbours.
 
     Args: pieces, lines with their newlines; options of `measures_of`.
@@ -108,7 +109,7 @@ def stabilities(pieces: Sequence[Sequence[str]], **options) -> list[np.ndarray]:
 
 
 def structure(
-    pieces: Sequence[Sequence[str]], clustering: Clustering = exact_two_means, **options
+    pieces: Sequence[Sequence[str]], clustering: Clustering = exact_two_means, **options: Any
 ) -> Structure:
     """Structural metrics of pieces, lines with their newlines.
 

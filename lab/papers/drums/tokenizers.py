@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,18 +20,24 @@ class Tokenizer(Protocol):
     Attributes: vocab_size; pad_id, which fills rows; end_id, of a single `END` token, or -1.
     """
 
-    vocab_size: int
-    pad_id: int
-    end_id: int
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def end_id(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text."""
+        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids."""
+        ...
 
     def drum_tokens(self) -> dict[int, str]:
         """The texts of all ids of which a drumroll can be made."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +194,7 @@ def smollm2_tokenizer(
     return ByteTokenizer(vocabulary, merges, controls=controls, isolate_digits=True, pad_id=2)
 
 
-def tokenizer_of_gguf(metadata: Mapping[str, object]) -> ByteTokenizer:
+def tokenizer_of_gguf(metadata: Mapping[str, Any]) -> ByteTokenizer:
     """The tokenizer that a GGUF file describes (`tokenizer.ggml.*`).
 
     Raises: InvalidInputError for missing keys, another kind of tokenizer, or counts that differ.

@@ -81,7 +81,13 @@ from lab.papers.graph_unlearning.shards import (
     stack_queries,
     stack_shards,
 )
-from lab.papers.graph_unlearning.steps import OPTIMIZERS, OptimizerConfig, make_node_step
+from lab.papers.graph_unlearning.steps import (
+    OPTIMIZERS,
+    NodeBatch,
+    OptimizerConfig,
+    make_node_step,
+    make_optimizer,
+)
 from lab.papers.graph_unlearning.timing import (
     UnlearningTime,
     batched_seconds,
@@ -113,6 +119,7 @@ __all__ = [
     "GraphStack",
     "LBAggrConfig",
     "LBAggrFit",
+    "NodeBatch",
     "OptimizerConfig",
     "PaddedShape",
     "PartitionOptions",
@@ -143,6 +150,7 @@ __all__ = [
     "lbaggr_loss",
     "load",
     "make_node_step",
+    "make_optimizer",
     "mean_log_probs",
     "mean_probs",
     "membership_attack",

@@ -21,7 +21,7 @@ from lab.errors import NonFiniteError, require
 from lab.papers.graph_unlearning.data import RandomGenerator
 
 
-def check_log_probs(log_probs) -> None:
+def check_log_probs(log_probs: Any) -> None:
     """Raises NonFiniteError, naming the shards, where a posterior is NaN or infinite."""
     bad = np.flatnonzero(~np.isfinite(np.asarray(log_probs)).all(axis=(1, 2)))
     require(bad.size == 0, f"posteriors of shards {preview(bad)} are not finite", NonFiniteError)
@@ -76,7 +76,7 @@ class LBAggrConfig:
     norm_coefficient: float = 1.0
     """Weight of the plain (not squared) 2-norm; it outweighs the cross-entropy."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("learning_rate", "batch_size", "num_epochs"):
             value = getattr(self, name)
             require(value > 0, f"{name} is {value}; accepted: above 0")

@@ -5,7 +5,7 @@ so that equal distances are equal to the last bit and ties fall by index.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -41,7 +41,7 @@ def squared_distances(embeddings: np.ndarray, centroids: np.ndarray) -> np.ndarr
     return np.stack(rows)
 
 
-def check_embeddings(embeddings, num_nodes: int | None = None) -> np.ndarray:
+def check_embeddings(embeddings: Any, num_nodes: int | None = None) -> np.ndarray:
     """Embeddings as finite float64 [n, d].
 
     Raises: InvalidInputError for a wrong shape, NonFiniteError for NaN and infinity.

@@ -62,7 +62,7 @@ class EnsembleConfig:
     seed: int = 0
     """Of partition, initialisation, dropout and aggregator."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         choices = {
             "model": tuple(MODELS),
             "method": METHODS,

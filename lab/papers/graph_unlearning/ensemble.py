@@ -178,7 +178,7 @@ def unlearn(
     return unlearn_request(ensemble, as_request(nodes, edges, features), repartition=repartition)
 
 
-def as_request(nodes=None, edges=None, features=None) -> Request:
+def as_request(nodes: Any = None, edges: Any = None, features: Any = None) -> Request:
     """The one request that the arguments of `unlearn` name."""
     kinds: dict[Kind, Any] = {"nodes": nodes, "edges": edges, "features": features}
     given: dict[Kind, Any] = {kind: items for kind, items in kinds.items() if items is not None}

@@ -3,9 +3,9 @@
 Everything here runs inside the compiled training and has fixed shapes.
 """
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from lab.nn.graph import (
     Blocks,
@@ -31,8 +31,7 @@ ORDER_STREAM, SAMPLE_STREAM = 2**32 - 1, 2**32 - 2
 DENSE_ROWS = 256
 
 
-@flax.struct.dataclass
-class ShardInputs:
+class ShardInputs(struct.PyTreeNode):
     """One shard, ready for training; n rows.
 
     Attributes: features float [n, d]; labels int32 [n]; mask bool [n], the rows that are train

@@ -8,7 +8,7 @@ configs' defaults are the official "batch" networks; `model_config` also knows t
 
 import dataclasses
 import functools
-from typing import cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -288,7 +288,7 @@ MODELS = {
 }
 
 
-def model_config(name: str, num_classes: int, **overrides) -> ModelConfig:
+def model_config(name: str, num_classes: int, **overrides: Any) -> ModelConfig:
     """The config of a model by name, with some of its fields changed.
 
     Raises: InvalidInputError for an unknown name or a number of classes below 2.
@@ -326,7 +326,7 @@ def gather_first(config: ModelConfig, links: Links, features: jax.Array) -> jax.
     return None
 
 
-def trainable(config: ModelConfig, params) -> dict:
+def trainable(config: ModelConfig, params: Any) -> dict:
     """Which parameters get a gradient: a pytree of bool like `params`.
 
     The batch GCN's biases and the unused layers of the full-graph GIN get none.

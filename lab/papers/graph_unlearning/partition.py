@@ -57,7 +57,7 @@ class PartitionOptions:
     start: Literal["random", "k-means++"] | None = None
     """First centroids; None: random rows for the balanced k-means, k-means++ for the plain one."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, accepted in _CHOICES.items():
             value = getattr(self, name)
             require(value in accepted, f"{name} is {value!r}; accepted: {accepted}")

@@ -6,7 +6,7 @@ A stream of requests is a fold: each one starts from the state that the last one
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class ShardedGraph:
 
 
 def sharded_graph(
-    edge_index: np.ndarray, labels: np.ndarray, train_ids, test_ids, num_shards: int
+    edge_index: np.ndarray, labels: np.ndarray, train_ids: Any, test_ids: Any, num_shards: int
 ) -> ShardedGraph:
     """A checked `ShardedGraph` from which nothing was deleted yet.
 
@@ -142,7 +142,7 @@ def apply_stream(
     return graph, effects
 
 
-def delete_nodes(graph: ShardedGraph, nodes) -> tuple[ShardedGraph, Effect]:
+def delete_nodes(graph: ShardedGraph, nodes: Any) -> tuple[ShardedGraph, Effect]:
     """Removes train nodes with all their edges; a node listed twice is one request.
 
     Raises: InvalidInputError for ids that are unknown, removed before, or not in training.
@@ -164,7 +164,7 @@ def delete_nodes(graph: ShardedGraph, nodes) -> tuple[ShardedGraph, Effect]:
     return after, _effect(after, np.unique(graph.labels[nodes]), lost)
 
 
-def delete_edges(graph: ShardedGraph, pairs) -> tuple[ShardedGraph, Effect]:
+def delete_edges(graph: ShardedGraph, pairs: Any) -> tuple[ShardedGraph, Effect]:
     """Removes undirected edges; (u, v) and (v, u) are one request.
 
     Args: pairs int [2, k].
@@ -182,7 +182,7 @@ def delete_edges(graph: ShardedGraph, pairs) -> tuple[ShardedGraph, Effect]:
     return after, _effect(after, affected, lost, kinds)
 
 
-def delete_features(graph: ShardedGraph, nodes) -> tuple[ShardedGraph, Effect]:
+def delete_features(graph: ShardedGraph, nodes: Any) -> tuple[ShardedGraph, Effect]:
     """Removes the features of train nodes; the nodes, their labels and edges stay.
 
     Their shards retrain with zeros in place of the features (`without_features`).
@@ -206,7 +206,7 @@ def without_features(features: np.ndarray, graph: ShardedGraph) -> np.ndarray:
     return cleared
 
 
-def check_nodes(graph: ShardedGraph, nodes) -> np.ndarray:
+def check_nodes(graph: ShardedGraph, nodes: Any) -> np.ndarray:
     """Distinct train ids of a request, ascending: int32 [k].
 
     Raises: InvalidInputError for an empty request and ids that are unknown, removed before, or
@@ -225,7 +225,7 @@ def check_nodes(graph: ShardedGraph, nodes) -> np.ndarray:
     return nodes
 
 
-def check_edges(graph: ShardedGraph, pairs) -> np.ndarray:
+def check_edges(graph: ShardedGraph, pairs: Any) -> np.ndarray:
     """Distinct undirected edges of a request: int64 [2, k], in the order of the request.
 
     Raises: InvalidInputError for a wrong shape, unknown ids, and pairs that are no edge.

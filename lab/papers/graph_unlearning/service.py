@@ -41,7 +41,7 @@ _GRAPH_ARRAYS = (
 )
 
 
-def save(ensemble: Ensemble, folder: str | os.PathLike, num_served: int = 0) -> None:
+def save(ensemble: Ensemble, folder: str | os.PathLike[str], num_served: int = 0) -> None:
     """Saves the whole unlearnable state, atomically; features of the data set are not part of it.
 
     Args: num_served, the number of requests that it has seen; the state's name.
@@ -50,7 +50,7 @@ def save(ensemble: Ensemble, folder: str | os.PathLike, num_served: int = 0) -> 
     _save(ensemble, Path(folder), num_served, receipt=None)
 
 
-def load(folder: str | os.PathLike, dataset: NodeDataset) -> Ensemble:
+def load(folder: str | os.PathLike[str], dataset: NodeDataset) -> Ensemble:
     """Loads the newest saved state.
 
     Args: dataset, the one it was fitted on, deleted nodes included: their rows are cleared again.
@@ -77,7 +77,9 @@ class DeletionService:
         """Number of requests that are accepted and not yet done."""
         return len(self._requests) - self._num_served
 
-    def submit(self, request_id: str, *, nodes=None, edges=None, features=None) -> bool:
+    def submit(
+        self, request_id: str, *, nodes: Any = None, edges: Any = None, features: Any = None
+    ) -> bool:
         """Accepts a request: when this returns, it is on the disk and will be done.
 
         Args: request_id, the sender's name for it; see `ensemble.unlearn` for the others.
@@ -115,7 +117,7 @@ class DeletionService:
         return _read_lines(self.folder / "receipts.jsonl")
 
 
-def create(folder: str | os.PathLike, ensemble: Ensemble) -> None:
+def create(folder: str | os.PathLike[str], ensemble: Ensemble) -> None:
     """Makes a new service around a fitted ensemble.
 
     Raises: InvalidInputError where the folder already holds one; StorageError, CheckpointError.
@@ -129,7 +131,7 @@ def create(folder: str | os.PathLike, ensemble: Ensemble) -> None:
 
 
 @contextlib.contextmanager
-def open_service(folder: str | os.PathLike, dataset: NodeDataset) -> Iterator[DeletionService]:
+def open_service(folder: str | os.PathLike[str], dataset: NodeDataset) -> Iterator[DeletionService]:
     """Opens a service for the block, alone; what a kill interrupted is pending again.
 
     Raises: StorageError where another process has it open; CheckpointError.

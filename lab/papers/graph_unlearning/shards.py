@@ -36,7 +36,7 @@ class ShardData:
     test_mask: np.ndarray
 
 
-def cut_out(edge_index: np.ndarray, train_ids, other_ids, num_nodes: int) -> ShardData:
+def cut_out(edge_index: np.ndarray, train_ids: Any, other_ids: Any, num_nodes: int) -> ShardData:
     """The graph induced on the train nodes of a shard and other nodes (the test nodes, a query)."""
     node_ids = np.union1d(train_ids, other_ids).astype(np.int32)
     edges = position_of(node_ids, num_nodes)[edge_index]
@@ -45,7 +45,7 @@ def cut_out(edge_index: np.ndarray, train_ids, other_ids, num_nodes: int) -> Sha
     return ShardData(node_ids, edges[:, inside], train_mask, np.isin(node_ids, other_ids))
 
 
-def shard_data(edge_index: np.ndarray, labels: np.ndarray, test_ids, shard: int) -> ShardData:
+def shard_data(edge_index: np.ndarray, labels: np.ndarray, test_ids: Any, shard: int) -> ShardData:
     """One shard with all test nodes, as the official code builds it.
 
     Test nodes stand in ascending id in every shard, so that posteriors align row by row.
@@ -97,7 +97,7 @@ class GraphStack(struct.PyTreeNode):
         """
         return jnp.take(values, self.node_ids, axis=0, mode="fill", fill_value=0)
 
-    def select(self, graphs) -> "GraphStack":
+    def select(self, graphs: Any) -> "GraphStack":
         """Some of the graphs, by index [k], or one of them, by a number."""
         return jax.tree.map(lambda leaf: leaf[graphs], self)
 

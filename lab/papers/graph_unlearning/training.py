@@ -91,7 +91,7 @@ class TrainingConfig:
     propagation: str = "auto"
     copies: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.num_epochs >= 1, f"num_epochs must be at least 1, got {self.num_epochs}")
         require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
         sizes, layers = self.num_neighbours, self.model.num_layers
@@ -111,7 +111,7 @@ class TrainingConfig:
         return self.num_neighbours is not None and self.model.num_layers > 0
 
 
-def training_config(name: str, num_classes: int, **overrides) -> TrainingConfig:
+def training_config(name: str, num_classes: int, **overrides: Any) -> TrainingConfig:
     """The official model and optimizer of a name in `models.MODELS`.
 
     Args: overrides, fields of TrainingConfig.
