@@ -51,7 +51,7 @@ def load_pieces(config: Config, run: Run) -> Pieces:
     texts = config.texts
     with run.progress("MIDI to drumrolls", 1) as task:
         corpus = drums.read_corpus(
-            _chosen(texts, files), official=texts.official, strip=texts.strip, trim=texts.trim
+            chosen_files(texts, files), official=texts.official, strip=texts.strip, trim=texts.trim
         )
         task.advance(1, files=corpus.num_files)
     lines = {split: corpus.lines(split) for split in corpus.texts}
@@ -59,7 +59,7 @@ def load_pieces(config: Config, run: Run) -> Pieces:
     return Pieces(corpus.rows, lines, corpus, files, place)
 
 
-def _chosen(texts: Texts, files: Sequence[GrooveFile]) -> list[GrooveFile]:
+def chosen_files(texts: Texts, files: Sequence[GrooveFile]) -> list[GrooveFile]:
     """The files that a run is about, by its options."""
     chosen = drums.papers_files(files, fills=texts.fills)
     if texts.held_out_drummer is not None:

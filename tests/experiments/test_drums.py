@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import command, drums
-from experiments.drums import Scratch, Transfer
-from experiments.drums.corpora import load_pieces
+from experiments.drums import Scratch, Texts, Transfer, scratch
+from experiments.drums.corpora import chosen_files, load_pieces
 from experiments.drums.decoding import bytes_per_token, decoding_speed
 from experiments.drums.transfer import english_rows
 from lab.errors import InvalidInputError
@@ -18,6 +18,7 @@ from lab.nn.decoder import DecoderConfig, init_params
 from lab.papers import drums as library
 from lab.report import VERDICTS, Run
 from tests.papers.drums.midi_files import midi_bytes
+from tests.papers.drums.test_corpus import FILES
 
 TINY = dataclasses.replace(
     drums.PRESETS["quick"],
@@ -69,7 +70,6 @@ def test_a_resumed_run_measures_nothing_again(finished):
 
 
 def test_training_resumes_to_the_very_same_model(finished, tmp_path):
-    from experiments.drums import scratch
     from lab.train import Checkpoints
 
     run, _ = finished
@@ -164,6 +164,30 @@ def test_midi_to_drumroll_and_back(tmp_path, capsys):
     assert "malformed" in capsys.readouterr().err
     with pytest.warns(UserWarning, match="repaired"):
         assert run_verb("drumroll2midi", path, "--malformed", "repair") == 0
+
+
+def test_options_choose_the_files_of_a_run(tmp_path):
+    train, fill, evaluation = FILES[:3]
+    chosen = {f.name: f for f in chosen_files(Texts(fills=True, held_out_drummer=1), FILES)}
+    assert chosen[fill.name].split == chosen[train.name].split == "test"
+    assert evaluation.name not in chosen
+    head = "drummer,session,style,bpm,beat_type,time_signature,split,midi_filename\n"
+    rows = [f"drummer{n},drummer{n}/session1,rock,90,beat,4-4,train,{n}.mid\n" for n in (1, 9)]
+    (tmp_path / "e-gmd.csv").write_text(head + "".join(rows))
+    for n in (1, 9):
+        (tmp_path / f"{n}.mid").write_bytes(train.midi)
+    more = chosen_files(Texts(extra=tmp_path, held_out_drummer=1), FILES)
+    assert [f.name for f in more if f.path in ("1.mid", "9.mid")] == ["9_9"]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("line", 67), ("character", 9), ("bytes", 257 + 8)])
+def test_models_from_random_weights_take_any_tokenizer(kind, size):
+    setup = dataclasses.replace(TINY.scratch, tokenizer=kind, num_merges=8)
+    plan = scratch.scratch_plan("any", setup, library.library_rows(8))
+    assert plan.config.vocab_size == plan.tokenizer.vocab_size == size
+    rows = library.library_rows(21, num_bars=16)
+    longest = max(len(plan.tokenizer.encode(r.prompt + r.completion)) for r in rows)
+    assert longest <= plan.config.context
 
 
 def test_grooves_in_files_are_scored(tmp_path, capsys):
