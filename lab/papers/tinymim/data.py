@@ -76,7 +76,7 @@ def shapes12(seed: int, num_pictures: int, size: int = 24) -> ShapePictures:
     shape = np.where(is_dark[..., None], 1 - colour, colour)
     images = np.where(masks[..., None], shape, images)
     images = images + NOISE * rng.standard_normal(images.shape, np.float32)
-    images = (images - np.float32(SHAPES_MEAN)) / np.float32(SHAPES_STD)
+    images = (images - np.asarray(SHAPES_MEAN, np.float32)) / np.asarray(SHAPES_STD, np.float32)
     return ShapePictures(images, labels.astype(np.int32), masks)
 
 
@@ -137,7 +137,7 @@ class Pictures:
     mean: tuple[float, ...] = SHAPES_MEAN
     std: tuple[float, ...] = SHAPES_STD
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = {x.shape[1:] for x in (self.unlabeled, self.train_images, self.test_images)}
         side = self.unlabeled.shape[1:3]
         require(len(sizes) == 1 and side[0] == side[1], f"pictures differ in size: {sizes}")

@@ -9,7 +9,7 @@
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -68,7 +68,7 @@ class Distillation:
     beta: float = 2.0
     heads_at_once: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of = {
             "target": ("relation", "feature", "cls", "pooled"),
             "feature": FEATURES,
@@ -79,7 +79,7 @@ class Distillation:
             value = getattr(self, field)
             require(value in known, f"{field} is one of {', '.join(known)}, got {value!r}")
         kinds = self.relations
-        known = kinds and set(kinds) <= set(RELATIONS) and len(set(kinds)) == len(kinds)
+        known = bool(kinds) and set(kinds) <= set(RELATIONS) and len(set(kinds)) == len(kinds)
         require(known, f"relations are different ones of {', '.join(RELATIONS)}, got {kinds}")
         require(
             0 <= self.mask_ratio < 1, f"mask_ratio must be 0 or in (0, 1), got {self.mask_ratio}"
@@ -202,7 +202,7 @@ def _parts(relations: tuple[str, ...]) -> tuple[str, ...]:
 def teacher_outputs(
     config: Distillation,
     teacher: ViTConfig,
-    variables,
+    variables: Any,
     images: jax.Array,
     masking: Masking | None = None,
     drop_path_noise: jax.Array | None = None,
@@ -213,7 +213,7 @@ def teacher_outputs(
     Returns: "q", "k", "v", "feature" float [B, T, D]; "cls", "pooled" float [B, D].
     """
     names = teacher_names(config, teacher)
-    out = ViT(teacher).apply(
+    out: Any = ViT(teacher).apply(
         variables,
         images,
         tuple(names.values()),

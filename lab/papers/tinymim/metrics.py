@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lab.errors import require
 
@@ -50,7 +51,7 @@ def topk_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
     return float((order == labels[:, None]).any(axis=1).mean())
 
 
-def subset_accuracy(logits: np.ndarray, labels: np.ndarray, class_indices: Sequence[int]) -> float:
+def subset_accuracy(logits: np.ndarray, labels: np.ndarray, class_indices: ArrayLike) -> float:
     """Top-1 accuracy with decisions among a subset of the classes (ImageNet-A and -R).
 
     Args:

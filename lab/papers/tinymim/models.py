@@ -8,8 +8,9 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import core
 
-from lab.errors import require
+from lab.errors import require, require_given
 from lab.interop import merge
 from lab.interop.mapping import flatten, unflatten
 from lab.nn.linear import dot_rows
@@ -29,7 +30,7 @@ class MAEConfig:
     encoder: ViTConfig
     decoder: TransformerConfig = DECODER
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.encoder.num_special == 1, "a masked autoencoder has the class token alone")
 
 
@@ -65,7 +66,7 @@ class ClassifierConfig:
     pooling: Literal["global", "cls"] = "global"
     head_init: float = 2e-5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.num_classes >= 2, f"num_classes must be at least 2, got {self.num_classes}")
         require(
             self.pooling in ("global", "cls"),
@@ -195,8 +196,10 @@ class Student(nn.Module):
             dense = nn.Dense(
                 width, kernel_init=nn.initializers.xavier_uniform(), name=f"project_{name}"
             )
-            out[f"projected/{name}"] = dense(out[project])
+            taken = require_given(project, "project is None; this model projects an intermediate")
+            out[f"projected/{name}"] = dense(out[taken])
         if config.decoder is not None:
+            masking = require_given(masking, "masking is None; a model with a decoder needs one")
             decoder = Decoder(config.decoder, config.encoder, name="decoder")
             out["pixels"] = decoder(out["norm"], masking.restore)
         return out
@@ -262,7 +265,9 @@ def build(config: ModelConfig) -> nn.Module:
 
 def encoder_config(config: ModelConfig) -> ViTConfig:
     """The ViT in a config."""
-    return getattr(config, "encoder", None) or getattr(config, "backbone", config)
+    if isinstance(config, ViTConfig):
+        return config
+    return config.backbone if isinstance(config, ClassifierConfig) else config.encoder
 
 
 def init_variables(
@@ -293,7 +298,7 @@ def completed(
         return {k: x for k, x in flatten(initial(key)).items() if k not in found}
 
     check_key(key)
-    if not isinstance(key, jax.core.Tracer):
+    if not isinstance(key, core.Tracer):
         # It runs once, so that compiling it is what costs: unoptimised, a fifth of the time.
         missing = jax.jit(missing, compiler_options={"xla_backend_optimization_level": 0})
     fresh = missing(key)
@@ -311,9 +316,9 @@ def _initial(config: ModelConfig, key: jax.Array) -> dict[str, Any]:
     places = jnp.arange(vit.num_patches)[None]
     masking = Masking(places[:, :1], places, jnp.ones(places.shape))
     if isinstance(config, MAEConfig):
-        return build(config).init(key, images, masking)
+        return dict(build(config).init(key, images, masking))
     if isinstance(config, StudentConfig):
         last = f"block{vit.depth}/block"
         with_mask = masking if config.decoder else None
-        return build(config).init(key, images, (last,), with_mask, project=last)
-    return build(config).init(key, images)
+        return dict(build(config).init(key, images, (last,), with_mask, project=last))
+    return dict(build(config).init(key, images))

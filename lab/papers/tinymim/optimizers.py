@@ -4,11 +4,13 @@ Blocks may be stacked along a leading axis (`scan`); rules then hold block by bl
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
+from lab.arrays import Array
 from lab.nn.vit import ViTConfig
 from lab.papers.tinymim.distill import Distillation
 from lab.papers.tinymim.models import StudentConfig
@@ -38,8 +40,8 @@ def pretraining_adamw(
     weight_decay: float = 0.05,
     b1: float = 0.9,
     b2: float = 0.95,
-    moves: Callable[[str], float | np.ndarray] | None = None,
-    **options,
+    moves: Callable[[str], float | Array] | None = None,
+    **options: Any,
 ) -> optax.GradientTransformation:
     """AdamW of distillation and MAE: betas (0.9, 0.95), decay of weights and tokens.
 
@@ -56,9 +58,7 @@ def pretraining_adamw(
     )
 
 
-def moving_parts(
-    config: Distillation, student: StudentConfig
-) -> Callable[[str], float | np.ndarray]:
+def moving_parts(config: Distillation, student: StudentConfig) -> Callable[[str], float | Array]:
     """Path -> 1 where distillation gives a gradient, 0 where it gives none.
 
     Relations come from the last block's q, k and v: nothing behind them is trained, nor decayed,
@@ -99,7 +99,7 @@ def layer_of(depth: int) -> Callable[[str], int]:
     return layer
 
 
-def layer_scales(depth: int, decay: float) -> Callable[[str], float | np.ndarray]:
+def layer_scales(depth: int, decay: float) -> Callable[[str], float | Array]:
     """Path -> decay^(depth + 1 - layer), the factor of its learning rate (BEiT).
 
     For stacked blocks an array that broadcasts against the parameter.
@@ -130,7 +130,7 @@ def finetuning_adamw(
     *,
     layer_decay_rate: float = 0.65,
     weight_decay: float = 0.05,
-    **options,
+    **options: Any,
 ) -> optax.GradientTransformation:
     """AdamW of fine-tuning: betas (0.9, 0.999), a lower rate for lower layers.
 

@@ -48,7 +48,7 @@ class LinearProbe:
     trust_coefficient: float = 1e-3
     weight_decay: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.num_classes >= 2, f"num_classes must be at least 2, got {self.num_classes}")
         require(self.batch_size >= 2, f"batch_size must be at least 2, got {self.batch_size}")
         require(

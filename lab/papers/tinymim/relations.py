@@ -86,5 +86,7 @@ def relation_losses(
         {name: jnp.stack(jnp.split(x, count, axis=-1)) for name, x in tokens.items()}
         for tokens in (teacher, student)
     ]
-    groups = jax.lax.map(jax.checkpoint(lambda pair: of(*pair, heads_at_once)), tuple(parts))
+    groups = jax.lax.map(
+        jax.checkpoint(lambda pair: of(pair[0], pair[1], heads_at_once)), tuple(parts)
+    )
     return {kind: jnp.concatenate(list(values), axis=-1) for kind, values in groups.items()}

@@ -62,7 +62,7 @@ class SegmenterConfig:
     dropout_rate: float = 0.1
     feature_blocks: tuple[int, ...] = (4, 6, 8, 12)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         blocks, depth = self.feature_blocks, self.backbone.depth
         rising = all(a < b for a, b in itertools.pairwise(blocks))
         require(
@@ -144,7 +144,7 @@ class SegmentationBackbone(nn.Module):
         fine = UpConvolution(width, vit.dtype, name="fpn2")(maps[1])
         if not starred:
             return finest, fine, maps[2], nn.max_pool(maps[3], (2, 2), (2, 2))
-        options = {"dtype": jnp.dtype(vit.dtype)}
+        options: dict[str, Any] = {"dtype": jnp.dtype(vit.dtype)}
         middle = nn.Dense(width, name="fpn3", **options)(maps[2])
         coarse = nn.Conv(width, (3, 3), strides=2, padding=1, name="fpn4", **options)(maps[3])
         return finest, fine, middle, coarse
@@ -219,7 +219,7 @@ def segmenter_shapes(config: SegmenterConfig) -> dict[str, Any]:
 def _init(config: SegmenterConfig, key: jax.Array) -> dict[str, Any]:
     vit = config.backbone
     images = jnp.zeros((1, vit.image_size, vit.image_size, vit.num_channels))
-    return Segmenter(config).init(key, images, train=False)
+    return dict(Segmenter(config).init(key, images, train=False))
 
 
 def start_segmenter(
@@ -374,8 +374,8 @@ def window_logits(config: SegmenterConfig, variables: Any, windows: jax.Array) -
         f"windows must be at most {size} x {size}, the size of the network, got {height} x {width}",
     )
     padded = jnp.pad(windows, ((0, 0), (0, size - height), (0, size - width), (0, 0)))
-    logits = Segmenter(config).apply(variables, padded, train=False)["logits"]
-    return resize_bilinear(logits, (size, size))[:, :height, :width]
+    out: Any = Segmenter(config).apply(variables, padded, train=False)
+    return resize_bilinear(out["logits"], (size, size))[:, :height, :width]
 
 
 def check_maps(labels: np.ndarray, num_classes: int) -> None:

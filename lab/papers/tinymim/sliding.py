@@ -39,7 +39,7 @@ class SlidingConfig:
     windows_at_once: int = 4
     bucket: int = 256
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_windows(self.crop, self.stride)
         require(
             1 <= self.shortest <= self.longest,
@@ -121,7 +121,9 @@ def average_windows(
     return total / jnp.maximum(count, 1)
 
 
-def label_map(logits: jax.Array, size: jax.Array, original: jax.Array, out: tuple[int, int]):
+def label_map(
+    logits: jax.Array, size: jax.Array, original: jax.Array, out: tuple[int, int]
+) -> jax.Array:
     """The classes at the original size: logits resized bilinearly, softmax, argmax.
 
     Args: logits float [h, w, K], of which the upper left `size` int [2] counts; original int [2].
@@ -149,7 +151,11 @@ def make_predictor(
     finish = jax.jit(label_map, static_argnums=3)
 
     def rounded(size) -> tuple[int, int]:
-        return tuple(bucket * -(-int(n) // bucket) for n in size)
+        height, width = (bucket * -(-int(n) // bucket) for n in size)
+        return height, width
+
+    def sides(size) -> np.ndarray:
+        return np.asarray(size, np.int32)
 
     def predict(variables: Any, picture: np.ndarray) -> np.ndarray:
         check_picture(picture)
@@ -158,7 +164,7 @@ def make_predictor(
         canvas = tuple(max(n, crop) for n in rounded(size))
         placed = np.zeros((*rounded(original), 3), np.uint8)
         placed[: original[0], : original[1]] = picture
-        image = prepare(placed, np.int32(original), np.int32(size), canvas)
+        image = prepare(placed, sides(original), sides(size), canvas)
         starts = window_starts(size, crop, sliding.stride)
         windows, logits = np.resize(starts, (-(-len(starts) // group) * group, 2)), []
         for i in range(0, len(windows), group):
@@ -166,7 +172,7 @@ def make_predictor(
             logits.append(network(variables, part))
         weights = (np.arange(len(windows)) < len(starts)).astype(np.float32)
         total = average(jnp.concatenate(logits)[:, None], windows, canvas, weights)
-        labels = finish(total[0], np.int32(size), np.int32(original), rounded(original))
+        labels = finish(total[0], sides(size), sides(original), rounded(original))
         return np.asarray(labels)[: original[0], : original[1]]
 
     return predict

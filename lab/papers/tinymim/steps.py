@@ -55,7 +55,7 @@ def mae_losses(
     drop_path_noise: jax.Array | None = None,
 ) -> jax.Array:
     """MAE's loss of each picture, float32 [B] (He et al., 2022)."""
-    out = MAE(model).apply(variables, images, masking, drop_path_noise=drop_path_noise)
+    out: Any = MAE(model).apply(variables, images, masking, drop_path_noise=drop_path_noise)
     targets = losses.pixel_targets(images, model.encoder.patch_size, normalise=normalise)
     return losses.reconstruction_loss(out["pixels"], targets, masking.removed)
 
@@ -123,7 +123,7 @@ def distillation_loss_fn(
                 masking,
                 branch_noise(split(keys, 2), teacher),
             )
-        out = Student(student).apply(
+        out: Any = Student(student).apply(
             {"params": params, "constants": model_state.get("constants", {})},
             images,
             tuple(names.values()),
@@ -134,7 +134,7 @@ def distillation_loss_fn(
         out |= {short: out[name] for short, name in names.items()}
         terms = distillation_losses(config, targets, out, heads, student.encoder.num_special)
         weights = {}
-        if student.decoder is not None:
+        if student.decoder is not None and masking is not None:
             pixels = losses.pixel_targets(images, student.encoder.patch_size)
             terms["reconstruction"] = losses.reconstruction_loss(
                 out["pixels"], pixels, masking.removed
@@ -157,7 +157,7 @@ class TeacherLabels:
     is_hard: bool = True
     temperature: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(0 <= self.alpha <= 1, f"alpha must be in [0, 1], got {self.alpha}")
         require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
 
@@ -196,13 +196,13 @@ def finetune_loss_fn(
         images = batch["images"]
         noise = branch_noise(example_keys(key, len(images), axis_name), model.backbone)
         variables = {"params": params, "constants": model_state.get("constants", {})}
-        out = Classifier(model).apply(variables, images, drop_path_noise=noise)
+        out: Any = Classifier(model).apply(variables, images, drop_path_noise=noise)
         targets = batch.get("targets")
         if targets is None:
             targets = losses.smoothed_targets(batch["labels"], model.num_classes, label_smoothing)
         terms = {"cross_entropy": losses.soft_cross_entropy(out["logits"], targets)}
         weights = {}
-        if teacher_labels is not None:
+        if teacher_labels is not None and teacher_apply is not None:
             teacher_logits = teacher_apply(model_state["teacher"], images)
             student_logits = out.get("logits_dist", out["logits"])
             terms, weights = deit_terms(
@@ -256,7 +256,8 @@ def make_classifier_eval(
 
     def evaluate(state, batch):
         variables = {"params": state.params, "constants": state.model_state.get("constants", {})}
-        logits = class_logits(Classifier(model).apply(variables, batch["images"]))
+        out: Any = Classifier(model).apply(variables, batch["images"])
+        logits = class_logits(out)
         values = {
             "loss": optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["labels"]),
             "accuracy": (logits.argmax(axis=-1) == batch["labels"]).astype(jnp.float32),
@@ -276,8 +277,8 @@ def reduced(
     """Weighted sum of the terms' means over real rows of all devices; each term is a metric."""
     means = {name: mean_over(x, batch.get("mask"), axis_name) for name, x in terms.items()}
     weights = weights or {}
-    total = sum(weights.get(name, 1.0) * mean for name, mean in means.items())
-    return total, Aux(metrics=means, model_state=model_state)
+    first, *others = (weights.get(name, 1.0) * mean for name, mean in means.items())
+    return sum(others, start=first), Aux(metrics=means, model_state=model_state)
 
 
 def example_keys(key: jax.Array, count: int, axis_name: str | None) -> jax.Array:
