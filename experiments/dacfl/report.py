@@ -145,7 +145,9 @@ def _speeds(config: Config, findings: Findings) -> Table:
     for size, result in findings.sizes.items():
         text = f"lr {config.learning_rate:g}, N = {size}"
         lines.append([text, Measurement.of(rounds_to_target(result))])
-    return Table("Rounds until the training loss is halved (DACFL)", ["", "rounds"], lines)
+    return Table(
+        "Rounds until the training loss is a quarter of the first (DACFL)", ["", "rounds"], lines
+    )
 
 
 def _bytes_table(config: Config, findings: Findings) -> list[Table]:

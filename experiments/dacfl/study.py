@@ -237,14 +237,14 @@ def ablation_cells(config: Config) -> list[tuple[str, str, str, Cell]]:
     def only(name: str, *algorithms, **changes: Any) -> Cell:
         return _extra(config, name, algorithms=algorithms, **changes)
 
-    reset = rivals(config, ("dacfl",), reset_every=20)
+    reset = rivals(config, ("dacfl",), reset_every=35)  # no evaluation falls on a reset
     local = rivals(config, ("dacfl",), gradient_at="local")
     modern = only("modern", *rivals(config, ("dfedavg", "exact_diffusion")))
     ends = only("ends", *rivals(config, ("local", "centralised")))
     rows = [
         ("sparse, B = 100, dacfl", "dacfl", "x", plain),
         ("the same read out at omega", "dacfl", "omega", plain),
-        ("x reset every 20 rounds", "dacfl", "x", only("reset", *reset)),
+        ("x reset every 35 rounds", "dacfl", "x", only("reset-35", *reset)),
         ("gradient at the local model", "dacfl", "x", only("local", *local)),
         (
             "cdsgd, momentum .9, lr / 10",
