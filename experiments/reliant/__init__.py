@@ -34,6 +34,8 @@ class Knobs:
     """Penalty with the true attribute as proxy; None: with CPF only, as released."""
     step_approx: Literal["official", "legendre", "identity", "sigmoid"] | None = None
     """Surrogate of the step function."""
+    steepness: float | None = None
+    """Of the surrogate sigmoid."""
     eo_labels: Literal["official", "train_only", "teacher_pseudo"] | None = None
     """Labels that equal opportunity looks at; official uses those of test nodes."""
     fairness_nodes: Literal["official", "train", "non_train", "all"] | None = None
@@ -56,6 +58,8 @@ class Knobs:
     """CPF: decimals of the teacher's probabilities (4 as released); -1 for no rounding."""
     hidden_dim: int | None = None
     """GraphAKD: width of the student."""
+    powers: tuple[int, int, int] | None = None
+    """GraphAKD: how often each layer of the student propagates."""
     dropout_rate: float | None = None
     """GraphAKD: dropout of the student."""
     akd_g_loss: Literal["official", "fixed"] | None = None
@@ -93,6 +97,68 @@ class Knobs:
 
 
 @dataclasses.dataclass(frozen=True)
+class TeacherKnobs:
+    """Options of the teachers; None leaves what the released code has."""
+
+    num_layers: int | None = None
+    """Layers (not of sgc)."""
+    hidden_dim: int | None = None
+    """Width."""
+    dropout_rate: float | None = None
+    """Dropout."""
+    learning_rate: float | None = None
+    """Adam's."""
+    weight_decay: float | None = None
+    """L2 added to the gradient."""
+    patience: int | None = None
+    """Epochs in a row with a lower validation accuracy before a teacher stops."""
+    select_by: Literal["val_accuracy", "val_loss", "last"] | None = None
+    """Which epoch is kept; last on the reduced Credit, else val_accuracy."""
+    gat_heads: int | None = None
+    """Of gat."""
+    appnp_alpha: float | None = None
+    """Of appnp: share of the start in each step."""
+    appnp_steps: int | None = None
+    """Of appnp."""
+    sgc_power: int | None = None
+    """Of sgc."""
+    gcnii_alpha: float | None = None
+    """Of gcnii."""
+    gcnii_lambda: float | None = None
+    """Of gcnii."""
+    monet_kernels: int | None = None
+    """Of monet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerKnobs:
+    """Options of what RELIANT is compared with; None leaves what its authors chose."""
+
+    cov_weight: float | None = None
+    """FairGNN: weight of the covariance."""
+    adv_weight: float | None = None
+    """FairGNN: weight of the adversary."""
+    sim_weight: float | None = None
+    """NIFTY: weight of the similarity of both views."""
+    edge_drop: float | None = None
+    """NIFTY: share of edges that a view drops."""
+    feature_noise: float | None = None
+    """NIFTY: share of columns that a view shifts."""
+    learning_rate: float | None = None
+    """Of both."""
+    weight_decay: float | None = None
+    """Of both."""
+    max_epochs: int | None = None
+    """Of both."""
+    dropped_edges: float = 0.5
+    """Pre-processing: share of edges that go."""
+    dropped_between: Literal["different", "same", "all"] = "different"
+    """Pre-processing: between which groups they go."""
+    masked_columns: int = 3
+    """Pre-processing: columns most correlated with the attribute that are zeroed."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """Teachers, students of both frameworks with and without RELIANT, ablations, peers."""
 
@@ -100,6 +166,8 @@ class Config:
     """credit, bail, german, nba, dblp_small (synthetic features), or generated."""
     mini: bool = True
     """The induced subgraphs of 4,000 and 6,000 nodes (bail and credit)."""
+    split: Literal["paper", "nifty"] = "paper"
+    """Train, validation and test nodes: of the paper, or of NIFTY (few labels; not for nba)."""
     features: Literal["official", "raw", "l1", "binary", "z", "minmax"] = "official"
     """What becomes of the raw columns."""
     drop_sensitive: bool = False
@@ -112,6 +180,8 @@ class Config:
     """Data sets that also have peers and partly known groups."""
     teacher_epochs: int = 1000
     """Longest training of a teacher."""
+    teacher: TeacherKnobs = dataclasses.field(default_factory=TeacherKnobs)
+    """Options of the teachers."""
     teacher_seed: int = 42
     """Seed of the teachers; one teacher serves all students."""
     frameworks: tuple[str, ...] = ("akd", "cpf")
@@ -128,8 +198,8 @@ class Config:
     """Seeds of the students."""
     peers: bool = True
     """FairGNN, NIFTY, plain distillation, students without a teacher, pre-processing."""
-    peer_epochs: int = 1000
-    """Epochs of FairGNN and NIFTY."""
+    peer: PeerKnobs = dataclasses.field(default_factory=PeerKnobs)
+    """Options of the peers."""
     known_shares: tuple[float, ...] = (0.5, 0.1)
     """Shares of nodes with a known sensitive attribute."""
     knobs: Knobs = dataclasses.field(default_factory=Knobs)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from experiments.reliant import Config
-from experiments.reliant.settings import BARS, OFFICIAL, RULES
+from experiments.reliant.settings import BARS, BARS_OF_OTHERS, OFFICIAL, RULES
 from experiments.reliant.study import Cell, Study
 from lab.papers.reliant import is_dominated
 from lab.report import Claim, Measurement
@@ -57,7 +57,8 @@ class _Where:
         if fair is None:
             return None
         vanilla = self.values("vanilla", "delta_sp").mean()
-        bar = BARS.get((self.key[0], self.key[2])) if self.key[1] == "gcn" else None
+        bars = BARS if self.key[1] == "gcn" else BARS_OF_OTHERS
+        bar = bars.get((self.key[0], self.key[2]))
         lost, holds = self._lost("reliant sp"), None
         if bar is not None:
             ratio, score, allowed = bar
@@ -95,7 +96,7 @@ class _Where:
         told = "lower than the teacher's in 12 of 16 settings"
         if official:
             told = f"teacher {official[0][2]:.4f}, student {official[2][2]:.4f} (one seed)"
-        has_bar = self.key[:2] == ("credit", "gcn")
+        has_bar = self.key[0] == "credit"
         return Claim(
             f"C2 {self.name}",
             "the EO penalty lowers delta-EO (ratio to vanilla distillation)",

@@ -8,6 +8,9 @@ from experiments.reliant.study import Cell, Study
 from lab.papers.reliant import by_group
 from lab.report import Figure, Run, figures
 
+# A trade-off is drawn from the highest AUC down to so much less.
+SHOWN_AUC = 0.1
+
 
 def all_pictures(study: Study, run: Run) -> list[Figure]:
     """All pictures that the study has the runs for."""
@@ -33,32 +36,35 @@ def trade_off(study: Study, key: tuple[str, str, str], run: Run) -> Figure:
     auc = np.array([c.scores[rule]["auc"] for c in curve])
     gap = np.array([c.scores[rule]["delta_sp"] for c in curve])
     beaten = dominated_weights(study, key, rule)
-    fig, axes = figures.new(height=3.6)
     x, y = gap.mean(axis=1), auc.mean(axis=1)
-    spread = {"xerr": gap.std(axis=1, ddof=1), "yerr": auc.std(axis=1, ddof=1)}
-    front = np.flatnonzero(~beaten)
-    front = front[np.argsort(x[front])]
+    rivals = _rivals(study, key, rule)
+    # What lies far below is drawn at the edge, so that the rest is readable.
+    floor = max([*y, *(point[1] for point, *_ in rivals.values())]) - SHOWN_AUC
+    fig, axes = figures.new(height=3.9)
+    shown = y >= floor
     with figures.style():
-        axes.errorbar(x, y, **spread, fmt="none", ecolor="#BBBBBB", elinewidth=1, zorder=1)
-        axes.plot(x[front], y[front], color=figures.BLUE, marker="o", label="RELIANT, best")
-        axes.plot(
-            x[beaten], y[beaten], "o", mfc="white", color=figures.BLUE, label="RELIANT, dominated"
-        )
-        for cell, a, b in zip(curve, x, y, strict=True):
-            offset = {"xytext": (4, 5), "textcoords": "offset points"}
-            axes.annotate(f"{cell.alpha:g}", (a, b), fontsize=7, **offset)
-        for method, marker, colour in (
-            ("vanilla", "s", figures.VERMILION),
-            ("reg only", "^", figures.GREEN),
-        ):
-            cell = study.get(*key, method)
-            if cell is not None:
-                scores = cell.scores[rule]
-                point = (scores["delta_sp"].mean(), scores["auc"].mean())
-                axes.plot(*point, marker, color=colour, label=method, markersize=7)
-        teacher = study.get(key[0], key[1], "", "teacher").scores[rule]
-        axes.plot(teacher["delta_sp"], teacher["auc"], "*", color="black", label="teacher", ms=10)
-        axes.legend(fontsize=8)
+        # Spreads end at 0, below which no gap lies.
+        right = _std(gap)
+        sides = [np.minimum(right, x)[shown], right[shown]]
+        spread = {"xerr": sides, "yerr": _std(auc)[shown]}
+        axes.errorbar(x[shown], y[shown], **spread, fmt="none", ecolor="#BBBBBB", lw=1, zorder=1)
+        front = np.flatnonzero(~beaten)
+        front = front[np.argsort(x[front])]
+        drawn = np.maximum(y, floor)
+        axes.plot(x[front], drawn[front], color=figures.BLUE, marker="o", label="RELIANT, best")
+        hollow = {"mfc": "white", "color": figures.BLUE, "linestyle": "none"}
+        inside = beaten & shown
+        axes.plot(x[inside], y[inside], "o", label="RELIANT, dominated", **hollow)
+        if not shown.all():
+            axes.plot(x[~shown], drawn[~shown], "v", ms=8, label=f"below {floor:.2f}", **hollow)
+        for name, (point, marker, colour) in rivals.items():
+            size = 10 if marker == "*" else 7
+            axes.plot(*point, marker, color=colour, label=name, markersize=size, alpha=0.8)
+        names = [_label(cell, value, floor) for cell, value in zip(curve, y, strict=True)]
+        _name_points(axes, x, drawn, names)
+        axes.margins(0.1, 0.14)
+        axes.set_xlim(left=-0.08 * x.max())
+        axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.48, -0.2))
     title = f"{key[0]}, {key[2].upper()}"
     figures.label(axes, title=title, x="ΔSP (less is fairer)", y="AUC")
     caption = (
@@ -73,6 +79,38 @@ def trade_off(study: Study, key: tuple[str, str, str], run: Run) -> Figure:
     return run.figure(f"trade-off-{key[0]}-{key[2]}", fig, caption, alt)
 
 
+def _rivals(study: Study, key: tuple[str, str, str], rule: str) -> dict[str, tuple]:
+    """What the weights of a curve are seen beside: name -> ((delta-SP, AUC), marker, colour)."""
+    cells = {
+        "vanilla": (study.get(*key, "vanilla"), "s", figures.VERMILION),
+        "reg only": (study.get(*key, "reg only"), "^", figures.GREEN),
+        "teacher": (study.get(key[0], key[1], "", "teacher"), "*", "black"),
+    }
+    means = lambda scores: tuple(float(scores[n].mean()) for n in ("delta_sp", "auc"))  # noqa: E731
+    return {
+        name: (means(cell.scores[rule]), marker, colour)
+        for name, (cell, marker, colour) in cells.items()
+        if cell is not None
+    }
+
+
+def _std(values: np.ndarray) -> np.ndarray:
+    """Standard deviation over seeds, 0 of a single one: float [weights, seeds] -> [weights]."""
+    return values.std(axis=1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
+
+
+def _label(cell: Cell, auc: float, floor: float) -> str:
+    return f"{cell.alpha:g}" if auc >= floor else f"{cell.alpha:g} (AUC {auc:.2f})"
+
+
+def _name_points(axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
+    """Names at the points, above and below in turn from left to right, as neighbours are close."""
+    for place, i in enumerate(np.argsort(x, kind="stable")):
+        up = place % 2 == 0
+        style = {"xytext": (0, 6 if up else -6), "textcoords": "offset points", "ha": "center"}
+        axes.annotate(names[i], (x[i], y[i]), fontsize=7, va="bottom" if up else "top", **style)
+
+
 def over_weights(study: Study, key: tuple[str, str, str], run: Run) -> Figure:
     """Both gaps and the AUC against the weight."""
     rule, curve = RULES.get(key[0], "selected"), study.curve(*key)
@@ -85,6 +123,7 @@ def over_weights(study: Study, key: tuple[str, str, str], run: Run) -> Figure:
     utility = np.array([c.scores[rule]["auc"] for c in curve]).T
     accuracy = np.array([c.scores[rule]["accuracy"] for c in curve]).T
     figures.lines(lower, places, {"AUC": utility, "accuracy": accuracy})
+    upper.set_ylim(bottom=0)
     lower.set_xticks(places, [f"{w:g}" for w in weights], rotation=30)
     figures.label(upper, title=f"{key[0]}, {key[2].upper()}", y="gap between groups")
     figures.label(lower, x="weight of the bias", y="utility")
@@ -118,7 +157,9 @@ def gaps(study: Study, dataset: str, run: Run) -> Figure:
     figures.bars(axes, names, values, errors)
     level = float(study.get(dataset, teacher, "", "teacher").scores[rule]["delta_sp"][0])
     axes.axhline(level, color="black", linestyle="dashed", linewidth=1.2, label="teacher")
-    axes.legend(fontsize=8)
+    axes.set_ylim(top=1.25 * max(level, *(v for series in values.values() for v in series)))
+    with figures.style():
+        axes.legend(fontsize=8, ncols=1 + len(frameworks), loc="upper right")
     figures.label(axes, title=dataset, y="ΔSP")
     told = "; ".join(
         f"{f}: " + ", ".join(f"{n} {v:.3f}" for n, v in zip(names, values[f], strict=True))

@@ -3,11 +3,12 @@
 import numpy as np
 
 from experiments.reliant import SUMMARY, TITLE, Config
-from experiments.reliant.claims import all_claims
+from experiments.reliant.claims import all_claims, dominated_weights
 from experiments.reliant.pictures import all_pictures
 from experiments.reliant.settings import OFFICIAL, RULES
 from experiments.reliant.study import Cell, Study, run_study
 from lab.papers.reliant import by_group
+from lab.papers.reliant.metrics import GROUP_SCORES
 from lab.report import Measurement, Result, Run, Table
 
 COLUMNS = (
@@ -21,6 +22,7 @@ COLUMNS = (
     "flips",
     "unstable",
     "epoch",
+    "parameters",
     "official accuracy / ΔSP / ΔEO",
 )
 SHOWN = ("accuracy", "f1", "auc", "delta_sp", "delta_eo", "positive_share")
@@ -91,7 +93,8 @@ def _row(cell: Cell, rule: str) -> list:
         told = " / ".join(f"{x:.4f}" for x in official[column])
     values = [Measurement.of(scores[name]) for name in SHOWN]
     values += [Measurement.of(scores[n]) if n in scores else None for n in CHANGES]
-    return [cell.method.replace("reliant", "RELIANT"), *values, epoch, told]
+    name = cell.method.replace("reliant", "RELIANT")
+    return [name, *values, epoch, cell.num_parameters, told]
 
 
 def _curves(study: Study, dataset: str, rule: str) -> list[Table]:
@@ -99,11 +102,17 @@ def _curves(study: Study, dataset: str, rule: str) -> list[Table]:
     for teacher, framework in sorted({(c.teacher, c.framework) for c in study.cells}):
         curve = study.curve(dataset, teacher, framework)
         if curve:
-            rows = [[f"{c.alpha:g}", *_row(c, rule)[1:-2]] for c in curve]
-            columns = ("weight", *COLUMNS[1:-2])
-            tables.append(
-                Table(f"{dataset}: weights of the bias, {framework.upper()}", columns, rows)
-            )
+            beaten = dominated_weights(study, (dataset, teacher, framework), rule)
+            marks = ["dominated" if is_beaten else "best" for is_beaten in beaten]
+            rows = [
+                [f"{c.alpha:g}", *_row(c, rule)[1:-3], mark]
+                for c, mark in zip(curve, marks, strict=True)
+            ]
+            columns = ("weight", *COLUMNS[1:-3], "of the curve")
+            title = f"{dataset}: weights of the bias, {framework.upper()}"
+            note = "dominated: another weight, plain distillation or the teacher is at least as "
+            note += "good in AUC and ΔSP, and better in one."
+            tables.append(Table(title, columns, rows, note))
     return tables
 
 
@@ -115,7 +124,7 @@ def _groups(study: Study, cells: list[Cell], rule: str) -> Table:
             continue
         for row in by_group(cell.logits[rule][0], graph):
             name = f"{cell.method} {cell.framework} {cell.teacher}".replace("  ", " ")
-            scores = [row[n] for n in ("accuracy", "f1", "auc", "base_rate", "positive_share")]
+            scores = [row[n] for n in GROUP_SCORES]
             counts = row["confusion"].ravel() if graph.num_classes == 2 else None
             told = None if counts is None else " / ".join(str(int(n)) for n in counts)
             rows.append([name, row["group"], row["nodes"], *scores, told])

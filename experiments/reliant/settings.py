@@ -4,9 +4,17 @@ import dataclasses
 
 from experiments.reliant import Config, Knobs
 from lab.errors import require
-from lab.papers.reliant.config import CPF_RELEASED, StudentConfig
-from lab.papers.reliant.objective import RELIANT, FairnessConfig
-from lab.papers.reliant.students import PLPConfig, SGCConfig
+from lab.papers.reliant import (
+    RELIANT,
+    FairGNNConfig,
+    FairnessConfig,
+    NIFTYConfig,
+    PLPConfig,
+    SGCConfig,
+    StudentConfig,
+    TeacherConfig,
+)
+from lab.papers.reliant.config import CPF_RELEASED
 
 # The released hyper-parameters leave a reduced graph's student at the majority class (GraphAKD) or
 # with dead outputs (CPF on binary features); these were chosen in an exploration with other seeds.
@@ -33,15 +41,24 @@ MINI = {
     ("nba", "cpf"): _MINI_CPF,
     ("generated", "cpf"): dataclasses.replace(_MINI_CPF, alpha=100.0, max_epochs=60),
 }
-# Which epoch's student the claims are about. On Credit the train set is balanced and the validation
-# set is not, so that the lowest validation loss selects an almost untrained epoch.
+# Which epoch's student the claims are about, and which epoch's teacher it learns from. Credit's
+# train set is balanced and its validation set is not, so that the lowest validation loss and the
+# highest validation accuracy select almost untrained epochs.
 RULES = {"credit": "last", "bail": "selected", "generated": "selected"}
-# Largest ratio of the SP student's delta-SP to vanilla's, and what may be lost for it.
+# Largest ratio of the SP student's delta-SP to vanilla's, and what may be lost for it: with the GCN
+# teacher, whose students the settings were explored with, and with any other, which must do what
+# the paper says: 40 % less on Credit with GraphAKD, 10 % with CPF, and less on Recidivism.
 BARS = {
     ("credit", "akd"): (0.6, "auc", 0.02),
     ("credit", "cpf"): (0.92, "auc", 0.02),
     ("bail", "cpf"): (0.7, "accuracy", 0.04),
     ("bail", "akd"): (0.85, "accuracy", 0.04),
+}
+BARS_OF_OTHERS = {
+    ("credit", "akd"): (0.6, "auc", 0.02),
+    ("credit", "cpf"): (0.9, "auc", 0.02),
+    ("bail", "cpf"): (1.0, "auc", 0.02),
+    ("bail", "akd"): (1.0, "auc", 0.02),
 }
 # CPF's loss is one norm over all nodes, so its weights live a hundred times higher.
 CPF_ALPHA_SCALE = 100.0
@@ -105,7 +122,7 @@ def _released(dataset: str, framework: str, teacher: str) -> StudentConfig:
 
 def with_knobs(student: StudentConfig, knobs: Knobs) -> StudentConfig:
     """A student's config with every knob that is not None in its place."""
-    given = {n: v for n, v in dataclasses.asdict(knobs).items() if v is not None}
+    given = _given(knobs)
     if given.get("round_teacher") == -1:
         given["round_teacher"] = None
     parts = {}
@@ -113,3 +130,26 @@ def with_knobs(student: StudentConfig, knobs: Knobs) -> StudentConfig:
         chosen = {name: given.pop(name) for name in list(given) if name in names}
         parts[part] = dataclasses.replace(getattr(student, part), **chosen)
     return dataclasses.replace(student, **parts, **given)
+
+
+def teacher_config(config: Config, dataset: str, architecture: str) -> TeacherConfig:
+    """The teacher of a data set and an architecture, the knobs applied."""
+    chosen = TeacherConfig(architecture, max_epochs=config.teacher_epochs)
+    if config.settings == "mini" and RULES.get(dataset) == "last":
+        # Credit's validation accuracy is highest before a teacher has learned anything.
+        chosen = dataclasses.replace(chosen, select_by="last")
+    return dataclasses.replace(chosen, **_given(config.teacher))
+
+
+def peer_configs(config: Config, column: int | None) -> tuple[FairGNNConfig, NIFTYConfig]:
+    """FairGNN and NIFTY, the knobs applied; column, of the sensitive attribute in the features."""
+    given, configs = _given(config.peer), []
+    for chosen in (FairGNNConfig(), NIFTYConfig(sensitive_column=column)):
+        own = {field.name for field in dataclasses.fields(chosen)}
+        mine = {name: value for name, value in given.items() if name in own}
+        configs.append(dataclasses.replace(chosen, **mine))
+    return tuple(configs)
+
+
+def _given(knobs) -> dict:
+    return {n: v for n, v in dataclasses.asdict(knobs).items() if v is not None}

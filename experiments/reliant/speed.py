@@ -1,5 +1,6 @@
 """What a sweep gains by running together, and how near a step comes to the memory's speed."""
 
+import functools
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from lab.papers.reliant import (
     FairGraph,
     PLPConfig,
     StudentConfig,
+    TeacherConfig,
     init_student,
     knowledge,
     make_epoch,
@@ -24,6 +26,10 @@ from lab.papers.reliant import (
     train_students,
 )
 from lab.papers.reliant.generated import biased_graph
+from lab.papers.reliant.metrics import parameter_count
+from lab.papers.reliant.objective import mean_proxy
+from lab.papers.reliant.steps import student_outputs
+from lab.papers.reliant.teachers import build_teacher
 
 SEEDS, WEIGHTS = 5, (1.0, 10.0, 100.0, 1e3, 1e4)
 
@@ -44,6 +50,8 @@ def cases() -> Iterator[SpeedCase]:
         graph = prepare(dataset, features="official")
         for framework in ("cpf", "akd"):
             yield _single(f"{framework.upper()} on {title}", framework, graph, epochs)
+        if name == "bail":
+            yield from _scoring(title, graph)
 
 
 def _sweep(name: str, framework: str, graph: FairGraph, epochs: int) -> SpeedCase:
@@ -88,6 +96,33 @@ def _single(name: str, framework: str, graph: FairGraph, epochs: int) -> SpeedCa
         num_steps=epochs,
         note=traffic(student, graph),
     )
+
+
+def _scoring(title: str, graph: FairGraph) -> Iterator[SpeedCase]:
+    """What a prediction for every node costs: a student is no smaller than its teacher."""
+    teacher = build_teacher(TeacherConfig("gcn"), graph.num_classes)
+    inputs = (graph.links, graph.features, graph.aggregate)
+    variables = teacher.init(jax.random.key(0), *inputs, train=False)
+    apply = jax.jit(lambda variables, inputs: teacher.apply(variables, *inputs, train=False))
+    calls = {"the GCN teacher": (apply, variables, inputs)}
+    for framework in ("cpf", "akd"):
+        student = _student(framework, 1)
+        task = make_task(student, graph, _taught(graph))
+        state = init_student(student, task, jax.random.key(0))
+        outputs = jax.jit(functools.partial(_outputs, student))
+        calls[f"the {framework.upper()} student"] = (outputs, state.params, task)
+    for name, (call, params, rest) in calls.items():
+        counted = params.get("student", params)
+        yield SpeedCase(
+            f"all nodes of {title} scored by {name}",
+            functools.partial(call, params, rest),
+            num_steps=1,
+            note=f"{parameter_count(counted):,} parameters",
+        )
+
+
+def _outputs(student: StudentConfig, params, task):
+    return student_outputs(student, task, params["student"], mean_proxy(params["proxy"]), None)[0]
 
 
 def _student(framework: str, epochs: int) -> StudentConfig:

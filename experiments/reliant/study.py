@@ -1,6 +1,7 @@
 """The runs of the study; each is kept when it is done, so that a resumed study skips it."""
 
 import dataclasses
+import functools
 import shutil
 import warnings
 from collections.abc import Callable
@@ -11,16 +12,18 @@ import numpy as np
 
 import lab.data
 from experiments.reliant import Config
-from experiments.reliant.settings import CPF_ALPHA_SCALE, student_config
+from experiments.reliant.settings import (
+    CPF_ALPHA_SCALE,
+    peer_configs,
+    student_config,
+    teacher_config,
+)
 from lab.data.fair_graphs import without_feature
 from lab.data.npz import read_npz, write_npz
 from lab.errors import NonFiniteError, require
 from lab.papers.reliant import (
-    FairGNNConfig,
     FairGraph,
-    NIFTYConfig,
     StudentConfig,
-    TeacherConfig,
     TeacherKnowledge,
     changed_predictions,
     evaluate_copies,
@@ -39,6 +42,7 @@ from lab.papers.reliant import (
     without_edges,
 )
 from lab.papers.reliant.generated import biased_graph
+from lab.papers.reliant.metrics import parameter_count
 from lab.report import Run
 from lab.train.checkpoints import Checkpoints
 from lab.train.whole import first_bad_step
@@ -57,6 +61,7 @@ class Cell:
       alpha: weight of the bias.
       logits: float [seeds, N, C] by rule.
       proxy: float [N, d] of the first seed, or None.
+      num_parameters: of the network that scores, where that was counted.
     """
 
     dataset: str
@@ -68,6 +73,7 @@ class Cell:
     alpha: float
     logits: dict[str, np.ndarray]
     proxy: np.ndarray | None = None
+    num_parameters: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +145,8 @@ def _load(config: Config, run: Run, name: str):
     options: dict[str, Any] = {}
     if name in ("bail", "credit"):
         options["mini"] = config.mini
+    if config.split != "paper":
+        options["split"] = config.split
     if name != "dblp_small":
         options["drop_sensitive"] = config.drop_sensitive
     return lab.data.load(name, data_dir=run.data_dir, **options)
@@ -185,26 +193,30 @@ class _Bench:
     dataset: str
     graph: FairGraph
     changed: dict[str, FairGraph]
+    teacher_sizes: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def teacher(self, architecture: str, graph: FairGraph | None = None, name: str = ""):
         """A taught teacher's knowledge, trained once."""
         graph = self.graph if graph is None else graph
 
         def train():
-            settings = TeacherConfig(architecture, max_epochs=self.config.teacher_epochs)
+            settings = teacher_config(self.config, self.dataset, architecture)
             taught = teach(settings, graph, jax.random.key(self.config.teacher_seed))
             return {
                 "log_probs": np.asarray(taught.knowledge.log_probs),
                 "embedding": np.asarray(taught.knowledge.embedding),
                 "epoch": np.asarray(taught.best_epoch),
+                "parameters": np.asarray(parameter_count(taught.variables)),
             }
 
         found = self._kept(f"teacher-{name or 'plain'}-{architecture}", train)
+        self.teacher_sizes[architecture] = found["parameters"]
         return knowledge(log_probs=found["log_probs"], embedding=found["embedding"])
 
     def teacher_cell(self, architecture: str, taught: TeacherKnowledge) -> Cell:
         """The teacher's own scores."""
-        return self._cell(architecture, "", "teacher", 0.0, np.asarray(taught.log_probs)[None])
+        logits, size = np.asarray(taught.log_probs)[None], self.teacher_sizes[architecture]
+        return self._cell(architecture, "", "teacher", 0.0, logits, parameters=size)
 
     def students(self, framework, teacher, taught, *, is_first: bool) -> list[Cell]:
         """Vanilla, RELIANT for each metric, and with the first teacher ablations and the curve."""
@@ -241,7 +253,7 @@ class _Bench:
         alphas = sorted(names)
         title = f"{self.dataset}-{teacher}-{framework}-{metric}-{proxy_mode}"
         title += "".join(
-            f"-{names[a]}" for a in alphas if names[a].startswith(("known", "without"))
+            f"-{names[a]}" for a in alphas if names[a].startswith(("known", "fewer", "without"))
         )
         found = self.train(title.replace(" ", "_"), student, taught, alphas, graph)
         cells = []
@@ -286,6 +298,8 @@ class _Bench:
             for name, other in changed.items():
                 outputs = predict(student, other, taught, runs.states)
                 found[f"{name}/selected"], found[f"{name}/last"] = map(np.asarray, outputs)
+            size = parameter_count(runs.states.params["student"]) // runs.best_epoch.size
+            found["parameters"] = np.full(len(alphas), size)
             if runs.states.params["proxy"] is not None:
                 found["proxy"] = np.asarray(runs.states.params["proxy"])[:, 0]
             return found
@@ -311,6 +325,7 @@ class _Bench:
         last=None,
         epochs=None,
         proxy=None,
+        parameters=None,
         **more,
     ) -> Cell:
         logits = {"selected": selected, "last": selected if last is None else last}
@@ -324,7 +339,9 @@ class _Bench:
         means = {n: float(np.mean(v)) for n, v in scores["selected"].items() if n != "collapsed"}
         labels = {"dataset": self.dataset, "teacher": teacher, "framework": framework}
         self.run.log(0, **labels, method=method, alpha=alpha, **means)
-        return Cell(self.dataset, teacher, framework, method, scores, epochs, alpha, logits, proxy)
+        size = None if parameters is None else int(parameters)
+        labelled = (self.dataset, teacher, framework, method)
+        return Cell(*labelled, scores, epochs, alpha, logits, proxy, size)
 
 
 def _look_for_bad_copies(title: str, history) -> None:
@@ -350,22 +367,22 @@ def _peers(bench: _Bench, dataset, taught: TeacherKnowledge) -> list[Cell]:
         student = student_config(config, bench.dataset, plain, teacher)
         cells += bench._run(plain, teacher, taught, student, {0.0: method}, "sp", "none")
     keys = seed_keys(config.seeds)
-    column = _column_of_sensitive(dataset)
+    fairgnn, nifty = peer_configs(config, _column_of_sensitive(dataset))
     runners = {
-        "FairGNN": lambda: train_fairgnn(
-            FairGNNConfig(max_epochs=config.peer_epochs), bench.graph, keys
-        ),
-        "NIFTY": lambda: train_nifty(
-            NIFTYConfig(max_epochs=config.peer_epochs, sensitive_column=column), bench.graph, keys
-        ),
+        "FairGNN": functools.partial(train_fairgnn, fairgnn),
+        "NIFTY": functools.partial(train_nifty, nifty),
     }
     for name, train in runners.items():
-        with run.progress(f"{bench.dataset} {name}", config.peer_epochs):
-            found = bench._kept(name, lambda train=train: {"logits": np.asarray(train()[0])})
+        with run.progress(f"{bench.dataset} {name}", 1) as task:
+            logits = lambda train=train: {"logits": np.asarray(train(bench.graph, keys)[0])}  # noqa: E731
+            found = bench._kept(name, logits)
+            task.advance(1)
         cells.append(bench._cell("", "", name, 0.0, found["logits"]))
     changed = {
-        "without edges between groups": without_edges(dataset, 0.5, "different"),
-        "without correlated columns": mask_correlated(dataset, 3),
+        "fewer edges between groups": without_edges(
+            dataset, config.peer.dropped_edges, config.peer.dropped_between
+        ),
+        "without correlated columns": mask_correlated(dataset, config.peer.masked_columns),
     }
     for method, other in changed.items():
         graph = _prepare(config, other)

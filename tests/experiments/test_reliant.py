@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 
 from experiments import command, papers, reliant
-from experiments.reliant import Config, Knobs
+from experiments.reliant import Config, Knobs, PeerKnobs, TeacherKnobs
 from experiments.reliant.claims import dominated_weights
-from experiments.reliant.settings import BARS, OFFICIAL, RULES, student_config, with_knobs
+from experiments.reliant.settings import (
+    BARS,
+    OFFICIAL,
+    RULES,
+    peer_configs,
+    student_config,
+    teacher_config,
+    with_knobs,
+)
 from experiments.reliant.speed import bytes_of_step, memory_bandwidth
 from experiments.reliant.study import Cell, Study, run_study
 from lab.errors import InvalidInputError
@@ -77,6 +85,7 @@ def test_every_knob_reaches_the_student():
         "proxy_at_test": "best",
         "penalise_sensitive": True,
         "step_approx": "legendre",
+        "steepness": 3.0,
         "eo_labels": "teacher_pseudo",
         "fairness_nodes": "all",
         "num_layers": 4,
@@ -88,6 +97,7 @@ def test_every_knob_reaches_the_student():
         "kd_loss": "kl",
         "round_teacher": -1,
         "hidden_dim": 16,
+        "powers": (1, 2, 1),
         "dropout_rate": 0.4,
         "akd_g_loss": "fixed",
         "d_critic": 2,
@@ -114,14 +124,33 @@ def test_every_knob_reaches_the_student():
         assert name == "round_teacher" or flat[name] == value, name
 
 
+def test_options_of_teachers_and_peers_reach_them():
+    teacher = TeacherKnobs(hidden_dim=8, gat_heads=2, patience=5)
+    peer = PeerKnobs(cov_weight=1.0, sim_weight=0.5, max_epochs=3)
+    config = Config(teacher_epochs=7, teacher=teacher, peer=peer)
+    made = teacher_config(config, "bail", "gat")
+    assert (made.architecture, made.max_epochs) == ("gat", 7)
+    assert (made.hidden_dim, made.gat_heads, made.patience) == (8, 2, 5)
+    assert made.select_by == "val_accuracy"
+    assert teacher_config(config, "credit", "gat").select_by == "last"
+    released = dataclasses.replace(config, settings="released")
+    assert teacher_config(released, "credit", "gat").select_by == "val_accuracy"
+    fairgnn, nifty = peer_configs(config, 4)
+    assert (fairgnn.cov_weight, fairgnn.max_epochs) == (1.0, 3)
+    assert (nifty.sim_weight, nifty.max_epochs, nifty.sensitive_column) == (0.5, 3, 4)
+
+
 def test_knobs_and_choices_are_reached_from_the_command_line():
     experiment = papers.load("reliant")
     arguments = ["--knobs.eo-labels", "teacher_pseudo", "--knobs.feat-drop", "0.4"]
     arguments += ["--features", "z", "--drop-sensitive", "--frameworks", "cpf", "--metrics", "both"]
     arguments += ["--proxy-modes", "none", "--teachers", "gat", "--seeds", "7", "8"]
+    arguments += ["--teacher.hidden-dim", "8", "--peer.dropped-edges", "0.9", "--split", "nifty"]
     config, _ = command.parse_paper(experiment, "reliant", "bench", arguments)
     assert config.knobs == Knobs(eo_labels="teacher_pseudo", feat_drop=0.4)
     assert (config.features, config.drop_sensitive, config.seeds) == ("z", True, (7, 8))
+    assert (config.teacher.hidden_dim, config.peer.dropped_edges) == (8, 0.9)
+    assert config.split == "nifty"
     assert (config.frameworks, config.metrics, config.proxy_modes, config.teachers) == (
         ("cpf",),
         ("both",),

@@ -6,9 +6,10 @@ Part of the paper -> where it is.
 - polynomial surrogate of the step function, group bias: `losses.step_approximation`, `losses.bias`.
 - proxy of bias, mean and own mode: `objective.initial_proxy`, `mean_proxy`, `with_proxy`.
 - alternating optimisation: `steps.make_epoch`; whole runs: `training.train_students`.
-- CPF: `students.PLP`, `losses.kd_loss`. GraphAKD: `students.SGC`, `discriminators`.
+- CPF: `models.PLP`, `losses.kd_loss`. GraphAKD: `models.SGC`, `losses.discriminator_terms`,
+  `losses.generator_terms`.
 - teachers: `teachers`, `training.teach`; what they pass on: `knowledge`.
-- delta-SP, delta-EO: `lab.metrics.fairness`; all scores: `evaluation.evaluate`.
+- delta-SP, delta-EO: `lab.metrics.fairness`; all scores: `metrics.evaluate`.
 - peers: `baselines` (FairGNN, NIFTY), `data.without_edges`, `data.mask_correlated`.
 - any student with any teacher's logits: `wrapping.make_fair_step`.
 """
@@ -18,17 +19,12 @@ from lab.papers.reliant.config import StudentConfig
 from lab.papers.reliant.convert import from_official, to_official
 from lab.papers.reliant.data import (
     FairGraph,
+    crossed_groups,
     hide_sensitive,
     mask_correlated,
     prepare,
     with_features,
     without_edges,
-)
-from lab.papers.reliant.evaluation import (
-    by_group,
-    changed_predictions,
-    evaluate,
-    evaluate_copies,
 )
 from lab.papers.reliant.features import preprocess, sensitive_columns
 from lab.papers.reliant.formats import from_coo_folder, from_graphs_tuple, from_table
@@ -39,6 +35,13 @@ from lab.papers.reliant.knowledge import (
     save_knowledge,
 )
 from lab.papers.reliant.losses import bias, kd_loss, step_approximation
+from lab.papers.reliant.metrics import (
+    by_group,
+    changed_predictions,
+    evaluate,
+    evaluate_copies,
+)
+from lab.papers.reliant.models import PLPConfig, SGCConfig
 from lab.papers.reliant.objective import (
     REG_ONLY,
     RELIANT,
@@ -49,7 +52,6 @@ from lab.papers.reliant.objective import (
 from lab.papers.reliant.selection import is_dominated
 from lab.papers.reliant.similarity import similarity_graph
 from lab.papers.reliant.steps import init_student, make_epoch, make_task, selected_logits
-from lab.papers.reliant.students import PLPConfig, SGCConfig
 from lab.papers.reliant.teachers import TeacherConfig
 from lab.papers.reliant.training import predict, teach, train_students
 from lab.papers.reliant.wrapping import init_fair_state, make_fair_step
@@ -72,6 +74,7 @@ __all__ = [
     "bias_groups",
     "by_group",
     "changed_predictions",
+    "crossed_groups",
     "evaluate",
     "evaluate_copies",
     "from_coo_folder",

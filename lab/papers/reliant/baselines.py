@@ -107,7 +107,7 @@ class FairGNN(nn.Module):
 
     hidden_dim: int
 
-    def setup(self):
+    def setup(self) -> None:
         self.encoder, self.estimator = GCNConv(self.hidden_dim), GCNConv(self.hidden_dim)
         self.classifier, self.estimate, self.adversary = nn.Dense(1), nn.Dense(1), nn.Dense(1)
 
@@ -120,7 +120,9 @@ class FairGNN(nn.Module):
         return {name: x[:, 0] for name, x in judged.items()} | {"hidden": hidden}
 
 
-def train_fairgnn(config: FairGNNConfig, graph: FairGraph, keys: jax.Array):
+def train_fairgnn(
+    config: FairGNNConfig, graph: FairGraph, keys: jax.Array
+) -> tuple[jax.Array, History]:
     """Trains one copy a key in one compiled call, selected by validation AUC.
 
     Returns: (logits float [seeds, N, 2], history).
@@ -150,7 +152,7 @@ def _compiled_fairgnn(config: FairGNNConfig) -> Callable:
         graph, val_nodes = data
         mask = graph.train_mask
 
-        def outputs(params):
+        def outputs(params) -> Any:
             return model.apply({"params": params}, graph)
 
         def main_loss(params):
@@ -175,7 +177,7 @@ def _compiled_fairgnn(config: FairGNNConfig) -> Callable:
             chosen = is_player(params, player)
             masked = optax.masked(tx, chosen)
             updates, opt_states[player] = masked.update(grads, opt_states[player], params)
-            moved = optax.apply_updates(params, updates)
+            moved: Any = optax.apply_updates(params, updates)
             params = {
                 module: moved[module] if on else params[module] for module, on in chosen.items()
             }
@@ -229,12 +231,16 @@ def cosine_distance(predicted: jax.Array, target: jax.Array, mask: jax.Array) ->
     return -mean_over(jnp.sum(predicted * target, axis=1) / lengths, mask)
 
 
-def nifty_similarity(h1, h2, p1, p2, mask: jax.Array, sim_weight: float) -> jax.Array:
+def nifty_similarity(
+    h1: jax.Array, h2: jax.Array, p1: jax.Array, p2: jax.Array, mask: jax.Array, sim_weight: float
+) -> jax.Array:
     """lambda (D(h1, p2) + D(h2, p1)) / 2 of two views' predictions h and projections p."""
     return sim_weight * (cosine_distance(h1, p2, mask) + cosine_distance(h2, p1, mask)) / 2
 
 
-def nifty_classification(c1, c2, labels, mask: jax.Array, sim_weight: float) -> jax.Array:
+def nifty_classification(
+    c1: jax.Array, c2: jax.Array, labels: Any, mask: jax.Array, sim_weight: float
+) -> jax.Array:
     """(1 - lambda) (BCE(c1) + BCE(c2)) / 2 of two views' scores."""
     losses = binary_loss(c1, labels, mask) + binary_loss(c2, labels, mask)
     return (1 - sim_weight) * losses / 2
@@ -245,7 +251,7 @@ class NIFTY(nn.Module):
 
     hidden_dim: int
 
-    def setup(self):
+    def setup(self) -> None:
         width = self.hidden_dim
         self.encoder = nn.SpectralNorm(GCNConv(width))
         self.projector = [nn.SpectralNorm(nn.Dense(width)) for _ in range(2)]
@@ -253,9 +259,10 @@ class NIFTY(nn.Module):
         self.norms = [nn.BatchNorm() for _ in range(3)]
         self.classifier = nn.SpectralNorm(nn.Dense(1))
 
-    def __call__(self, links, features: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+    def __call__(self, links: Any, features: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         """float [N, F] -> "scores" [N], "projected" and "predicted" [N, hidden_dim]."""
-        stats, rest = {"update_stats": train}, {"use_running_average": not train}
+        stats: dict[str, Any] = {"update_stats": train}
+        rest: dict[str, Any] = {"use_running_average": not train}
         hidden = self.encoder(links, features, **stats)
         rows = nn.relu(self.norms[0](self.projector[0](hidden, **stats), **rest))
         projected = self.norms[1](self.projector[1](rows, **stats), **rest)
@@ -275,7 +282,9 @@ def thinned_links(graph: FairGraph, key: jax.Array, rate: float) -> EdgeLinks:
     return edges.replace(weights=weights * scale[edges.senders] * scale[edges.receivers])
 
 
-def train_nifty(config: NIFTYConfig, graph: FairGraph, keys: jax.Array):
+def train_nifty(
+    config: NIFTYConfig, graph: FairGraph, keys: jax.Array
+) -> tuple[jax.Array, History]:
     """Trains one copy a key in one compiled call, selected by validation similarity + class loss.
 
     Returns: (logits float [seeds, N, 2], history).
@@ -332,7 +341,8 @@ def _compiled_nifty(config: NIFTYConfig) -> Callable:
             variables = {**changed, "params": params}
         outs, _ = both(variables, seen, False)
         judged = losses(outs, graph, graph.val_mask)
-        scores = model.apply(variables, graph.links, graph.features, train=False)["scores"]
+        plain: Any = model.apply(variables, graph.links, graph.features, train=False)
+        scores = plain["scores"]
         score = -(judged["similarity"] + judged["classes"])
         best = follow(state.best, score, state.step, {"scores": scores}, ties_win=False)
         loss = metrics["similarity"] + metrics["classes"]

@@ -5,15 +5,15 @@ from typing import Literal
 
 import optax
 
-from lab.errors import require
-from lab.papers.reliant.discriminators import GeneratorLoss
-from lab.papers.reliant.losses import KDLoss
+from lab.errors import require, require_given
+from lab.papers.reliant.losses import GeneratorLoss, KDLoss
+from lab.papers.reliant.models import PLPConfig, SGCConfig
 from lab.papers.reliant.objective import RELIANT, FairnessConfig
 from lab.papers.reliant.selection import SelectBy
-from lab.papers.reliant.students import PLPConfig, SGCConfig
 
 Framework = Literal["cpf", "akd", "kd", "vani"]
 DEFAULT_PLP, DEFAULT_SGC = PLPConfig(), SGCConfig()
+UNRESOLVED = "the config has fields that are None: give them, or take config.resolved()"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class StudentConfig:
     min_accuracy: float = 0.0
     min_auc: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             self.framework in RELEASED,
             f"framework is {self.framework!r}; accepted: {', '.join(RELEASED)}",
@@ -138,7 +138,11 @@ def optimizers(config: StudentConfig) -> dict[str, optax.GradientTransformation]
         "proxy": config.proxy_learning_rate,
         "critics": config.critic_learning_rate,
     }
-    return {name: coupled_adam(rate, config.weight_decay) for name, rate in rates.items()}
+    weight_decay = require_given(config.weight_decay, UNRESOLVED)
+    return {
+        name: coupled_adam(require_given(rate, UNRESOLVED), weight_decay)
+        for name, rate in rates.items()
+    }
 
 
 def coupled_adam(learning_rate: float, weight_decay: float) -> optax.GradientTransformation:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 from flax import struct
 
 from lab.data.graphs import NodeDataset, preview
-from lab.errors import InvalidInputError, require
+from lab.errors import InvalidInputError, require, require_given
 from lab.nn.graph import Pairs, SymmetricLinks, neighbour_sum, pairs_of, symmetric_links
 from lab.papers.reliant.features import Preprocessing, official_features, preprocess
 
@@ -51,7 +52,7 @@ def prepare(
     dataset: NodeDataset,
     *,
     features: Preprocessing | str = "raw",
-    groups: tuple[int, ...] | None = None,
+    groups: Sequence[int] | None = None,
     sensitive_known: np.ndarray | None = None,
     isolated: str = "loop",
     self_loops: bool = True,
@@ -180,6 +181,30 @@ def _groups_of(dataset, groups, known) -> tuple[np.ndarray, int]:
     return index, len(groups)
 
 
+def _sensitive_of(dataset: NodeDataset) -> np.ndarray:
+    return require_given(dataset.sensitive, f"{dataset.name} has no sensitive attribute")
+
+
+def crossed_groups(*attributes: np.ndarray) -> tuple[np.ndarray, tuple[tuple[int, ...], ...]]:
+    """One attribute made of several: every combination of their values that occurs is a group.
+
+    Args: attributes, int [N] each; -1 is unknown.
+    Returns: int32 [N], the group, -1 where one of the attributes is unknown, to be a data set's
+      `sensitive`; and what each group is, so that `groups=range(len(...))` compares all of them.
+    """
+    shapes = {np.shape(values) for values in attributes}
+    require(
+        len(shapes) == 1 and len(next(iter(shapes))) == 1,
+        f"attributes have shapes {sorted(shapes)}; accepted: one or more, all [nodes]",
+    )
+    table = np.stack([np.asarray(values) for values in attributes], axis=1)
+    known = (table != UNKNOWN).all(axis=1)
+    combinations, index = np.unique(table[known], axis=0, return_inverse=True)
+    crossed = np.full(len(table), UNKNOWN, np.int32)
+    crossed[known] = index.ravel()
+    return crossed, tuple(tuple(row) for row in combinations.tolist())
+
+
 def without_edges(dataset: NodeDataset, rate: float, which: str, seed: int = 0) -> NodeDataset:
     """Pre-processing baseline: drops a share of the edges within or between groups.
 
@@ -189,7 +214,8 @@ def without_edges(dataset: NodeDataset, rate: float, which: str, seed: int = 0) 
     """
     require(0 <= rate <= 1, f"rate is {rate}; accepted: 0 to 1")
     source, target = dataset.edge_index.astype(np.int64)
-    differs = dataset.sensitive[source] != dataset.sensitive[target]
+    sensitive = _sensitive_of(dataset)
+    differs = sensitive[source] != sensitive[target]
     chosen = {"different": differs, "same": ~differs, "all": np.ones(len(source), bool)}
     require(which in chosen, f"which is {which!r}; accepted: {', '.join(chosen)}")
     low, high = np.minimum(source, target), np.maximum(source, target)
@@ -212,7 +238,7 @@ def mask_correlated(dataset: NodeDataset, num_columns: int) -> NodeDataset:
         f"num_columns is {num_columns}; accepted: 0 to {dataset.num_features}",
     )
     centred = dataset.features - dataset.features.mean(axis=0)
-    sensitive = dataset.sensitive - dataset.sensitive.mean()
+    sensitive = _sensitive_of(dataset) - _sensitive_of(dataset).mean()
     norms = np.linalg.norm(centred, axis=0) * np.linalg.norm(sensitive)
     correlation = np.abs(sensitive @ centred) / np.where(norms == 0, np.inf, norms)
     features = dataset.features.copy()

@@ -46,12 +46,11 @@ KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def preprocess(
-    features: np.ndarray, kind: Preprocessing, columns: Sequence[int] | None = None
-) -> np.ndarray:
+def preprocess(features: np.ndarray, kind: str, columns: Sequence[int] | None = None) -> np.ndarray:
     """Features as a network sees them: float32 [N, F].
 
-    Args: columns, the indices of those that are changed; None for all ("l1" needs all).
+    Args: kind, a key of `KINDS`; columns, the indices of those that are changed, None for all
+      ("l1" needs all).
     """
     require(kind in KINDS, f"features is {kind!r}; accepted: {', '.join(KINDS)}")
     features = np.array(features, np.float64)

@@ -58,13 +58,16 @@ def from_coo_folder(folder: str | Path) -> NodeDataset:
     features = sparse.coo_array(entries, shape=shape)
     edges = _table(folder / "edgelist.txt").T
     edges, _ = clean_edges(edges, shape[0], one_directional="symmetrise", name=folder.name)
+    train, val, test = (_mask(folder / f"split/{part}.npy", shape[0]) for part in SPLITS)
     return from_arrays(
         folder.name,
         features,
         _values(folder / "labels.txt", shape[0]),
         edges,
         sensitive=_values(folder / "sens.txt", shape[0]),
-        **{f"{part}_mask": _mask(folder / f"split/{part}.npy", shape[0]) for part in SPLITS},
+        train_mask=train,
+        val_mask=val,
+        test_mask=test,
     )
 
 
@@ -79,11 +82,20 @@ def from_graphs_tuple(
       masks: bool [N] under "train", "val" and "test".
     """
     require(set(masks) == set(SPLITS), f"masks are {sorted(masks)}; accepted: {', '.join(SPLITS)}")
-    features = graph.nodes if sparse.issparse(graph.nodes) else np.asarray(graph.nodes)
+    nodes: Any = graph.nodes
+    features = nodes if sparse.issparse(nodes) else np.asarray(nodes)
     edges = np.stack([np.asarray(graph.senders), np.asarray(graph.receivers)])
     edges = clean_edges(edges, features.shape[0], name="graph")[0]
-    named = {f"{part}_mask": np.asarray(mask) for part, mask in masks.items()}
-    return from_arrays("graph", features, labels, edges, sensitive=sensitive, **named)
+    return from_arrays(
+        "graph",
+        features,
+        labels,
+        edges,
+        sensitive=sensitive,
+        train_mask=np.asarray(masks["train"]),
+        val_mask=np.asarray(masks["val"]),
+        test_mask=np.asarray(masks["test"]),
+    )
 
 
 def _table(path: Path) -> np.ndarray:

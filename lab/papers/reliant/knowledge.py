@@ -48,7 +48,7 @@ def knowledge(
     ((name, array),) = named.items()
     require(array.ndim == 2, f"{name} has shape {array.shape}; accepted: [nodes, classes]")
     array = array.astype(np.float32)
-    require(np.isfinite(array).all(), f"{name} holds NaN or infinity", NonFiniteError)
+    require(bool(np.isfinite(array).all()), f"{name} holds NaN or infinity", NonFiniteError)
     if name == "logits":
         array = np.asarray(jax.nn.log_softmax(array))
     else:
@@ -61,7 +61,8 @@ def knowledge(
             embedding.ndim == 2 and len(embedding) == len(array),
             f"embedding has shape {embedding.shape} beside {name} of {array.shape}",
         )
-        require(np.isfinite(embedding).all(), "embedding holds NaN or infinity", NonFiniteError)
+        is_finite = bool(np.isfinite(embedding).all())
+        require(is_finite, "embedding holds NaN or infinity", NonFiniteError)
         embedding = jnp.asarray(embedding)
     return TeacherKnowledge(jnp.asarray(array), embedding)
 
@@ -86,7 +87,8 @@ def save_knowledge(
     arrays = {"log_probs": np.asarray(teacher.log_probs)}
     if teacher.embedding is not None:
         arrays["embedding"] = np.asarray(teacher.embedding)
-    arrays |= {f"metrics/{name}": np.float32(value) for name, value in (metrics or {}).items()}
+    for name, value in (metrics or {}).items():
+        arrays[f"metrics/{name}"] = np.asarray(value, np.float32)
     write_npz(Path(path), **arrays)
     return Path(path)
 

@@ -1,9 +1,12 @@
 """Losses of RELIANT and of the two distillation frameworks it sits on; pure functions of arrays.
 
+CPF has one distance to the teacher, GraphAKD the terms of its discriminators and of its student
+(He et al., 2022), which come by name and are summed by `weighted_total`.
+
 N nodes, C classes, G groups, T terms of the bias (parity, opportunity), P pairs of neighbours.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +16,13 @@ from flax import struct
 from numpy.polynomial import legendre
 
 from lab.errors import require
+from lab.nn.graph import Pairs, SymmetricLinks
+from lab.papers.reliant.models import View, judge_logits, judge_nodes, judge_pairs
 from lab.train.steps import mean_over
 
 StepApproximation = Literal["official", "legendre", "identity", "sigmoid"]
 KDLoss = Literal["l2", "bce", "kl"]
+GeneratorLoss = Literal["official", "fixed"]
 # The released code's expansion; the factor (4 n + 3) / 2 of a Legendre series is missing in it.
 OFFICIAL_COEFFICIENTS = (0.5, 0.5, 0.0, -1 / 8, 0.0, 1 / 16, 0.0, -5 / 128, 0.0, 7 / 256)
 # The unit step's true Legendre series, truncated at degree 9.
@@ -154,3 +160,84 @@ def real_fake_loss(scores: jax.Array, is_real: bool, weights: jax.Array | None =
     """
     terms = jnp.minimum(jax.nn.softplus(-scores if is_real else scores), 100.0)
     return mean_over(terms, weights)
+
+
+def discriminator_terms(
+    params: dict[str, Any],
+    links: SymmetricLinks,
+    pairs: Pairs,
+    teacher: View,
+    student: View,
+    labels: jax.Array,
+    train_mask: jax.Array,
+) -> dict[str, jax.Array]:
+    """The parts of L_D; no gradient reaches the student.
+
+    Returns: logit_adversarial and logit_class (each counts half in the sum), local,
+      teacher_summary, student_summary.
+    """
+    student = jax.lax.stop_gradient(student)
+    judged = {name: judge_logits(params["logits"], v.logits) for name, v in _both(teacher, student)}
+    local = {n: judge_pairs(params["local"], links, pairs, v) for n, v in _both(teacher, student)}
+    with_teacher = {n: _agreement(params, v, teacher) for n, v in _both(teacher, student)}
+    with_student = {n: _agreement(params, v, student) for n, v in _both(teacher, student)}
+    return {
+        "logit_adversarial": real_fake_loss(judged["teacher"][:, -1], True)
+        + real_fake_loss(judged["student"][:, -1], False),
+        "logit_class": node_cross_entropy(judged["teacher"][:, :-1], labels, train_mask)
+        + node_cross_entropy(judged["student"][:, :-1], labels, train_mask),
+        "local": real_fake_loss(local["teacher"], True, pairs.counts)
+        + real_fake_loss(local["student"], False, pairs.counts),
+        "teacher_summary": real_fake_loss(with_teacher["teacher"], True)
+        + real_fake_loss(with_teacher["student"], False),
+        "student_summary": real_fake_loss(with_student["student"], True)
+        + real_fake_loss(with_student["teacher"], False),
+    }
+
+
+def generator_terms(
+    params: dict[str, Any],
+    links: SymmetricLinks,
+    pairs: Pairs,
+    teacher: View,
+    student: View,
+    labels: jax.Array,
+    train_mask: jax.Array,
+    kind: GeneratorLoss = "official",
+) -> dict[str, jax.Array]:
+    """The parts of L_G without the bias.
+
+    Args: kind, "official": the last pair helps the discriminator, as in the released code; "fixed":
+      it fools it, as GraphAKD was mended later.
+    Returns: label, logit_class and logit_adversarial (each counts half in the sum), l1, local,
+      teacher_summary, student_summary.
+    """
+    judged = judge_logits(params["logits"], student.logits)
+    local = judge_pairs(params["local"], links, pairs, student)
+    fooled = kind == "fixed"
+    return {
+        "label": node_cross_entropy(student.logits, labels, train_mask),
+        "logit_class": node_cross_entropy(judged[:, :-1], labels, train_mask),
+        "logit_adversarial": real_fake_loss(judged[:, -1], True),
+        # The teacher's are log-probabilities: this also pulls the student's normaliser.
+        "l1": jnp.abs(student.logits - teacher.logits).sum() / len(student.logits),
+        "local": real_fake_loss(local, True, pairs.counts),
+        "teacher_summary": real_fake_loss(_agreement(params, student, teacher), True),
+        "student_summary": real_fake_loss(_agreement(params, student, student), not fooled)
+        + real_fake_loss(_agreement(params, teacher, student), fooled),
+    }
+
+
+def weighted_total(terms: dict[str, jax.Array], logit_weight: float = 0.5) -> jax.Array:
+    """Sum of the parts of L_D or L_G, those of the logit discriminator weighted."""
+    halved = ("logit_adversarial", "logit_class")
+    first, *others = (logit_weight * x if n in halved else x for n, x in terms.items())
+    return sum(others, start=first)
+
+
+def _both(teacher: View, student: View):
+    return ("teacher", teacher), ("student", student)
+
+
+def _agreement(params: dict[str, Any], view: View, of: View) -> jax.Array:
+    return judge_nodes(params["global"], view.rows, of.summary)

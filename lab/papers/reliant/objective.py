@@ -4,6 +4,7 @@ Works with any student: `bias_groups` needs labels and groups, `bias` probabilit
 """
 
 import dataclasses
+import functools
 from typing import Literal
 
 import jax
@@ -62,7 +63,7 @@ class FairnessConfig:
     eo_labels: EOLabels = "official"
     fairness_nodes: FairnessNodes = "official"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         choices = {
             "metric": ("none", "sp", "eo", "both"),
             "proxy_mode": ("none", "sensitive", "learned"),
@@ -155,7 +156,7 @@ def groups_of_framework(
     nodes = {"train": train, "non_train": ~train, "all": np.ones_like(train)}
     chosen = OFFICIAL_NODES[framework]
     if config.fairness_nodes != "official":
-        chosen = (config.fairness_nodes,) * 2
+        chosen = (config.fairness_nodes, config.fairness_nodes)
     labels = np.asarray(graph.labels)
     is_eo = config.metric in ("eo", "both")
     if config.eo_labels == "teacher_pseudo":
@@ -168,17 +169,16 @@ def groups_of_framework(
         "nothing: choose other fairness_nodes or eo_labels",
     )
     positive = (1,) if graph.num_classes == 2 else tuple(range(graph.num_classes))
-    return tuple(
-        bias_groups(
-            graph.sensitive,
-            nodes[name],
-            config.metric,
-            labels=labels,
-            num_groups=graph.num_groups,
-            positive_classes=positive,
-        )
-        for name in chosen
+    groups_over = functools.partial(
+        bias_groups,
+        np.asarray(graph.sensitive),
+        metric=config.metric,
+        labels=labels,
+        num_groups=graph.num_groups,
+        positive_classes=positive,
     )
+    of_student, of_proxy = chosen
+    return groups_over(nodes[of_student]), groups_over(nodes[of_proxy])
 
 
 def initial_proxy(config: FairnessConfig, graph: FairGraph, key: jax.Array) -> jax.Array | None:

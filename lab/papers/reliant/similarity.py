@@ -29,7 +29,7 @@ def similarity_edges(columns: np.ndarray, threshold: float, block_rows: int = 40
         f"columns have shape {columns.shape}; accepted: [nodes, columns] with 2 nodes or more",
     )
     require(0 < threshold <= 1, f"threshold is {threshold}; accepted: above 0, at most 1")
-    require(np.isfinite(columns).all(), "columns hold NaN or infinity", NonFiniteError)
+    require(bool(np.isfinite(columns).all()), "columns hold NaN or infinity", NonFiniteError)
     sources, targets = [], []
     for start in range(0, len(columns), block_rows):
         block = columns[start : start + block_rows]

@@ -14,39 +14,39 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from lab.errors import require
+from lab.errors import require, require_given
 from lab.metrics.fairness import equal_opportunity_gap, statistical_parity_gap
 from lab.metrics.ranking import roc_auc
 from lab.nn.graph import propagate
-from lab.papers.reliant.config import StudentConfig, optimizers
+from lab.papers.reliant.config import UNRESOLVED, StudentConfig, optimizers
 from lab.papers.reliant.data import FairGraph
-from lab.papers.reliant.discriminators import (
-    View,
-    discriminator_terms,
-    generator_terms,
-    init_discriminators,
-    total,
-    view_of,
-)
 from lab.papers.reliant.knowledge import TeacherKnowledge
 from lab.papers.reliant.losses import (
     BiasGroups,
     bias,
+    discriminator_terms,
+    generator_terms,
     kd_loss,
     node_cross_entropy,
     soft_target_loss,
+    weighted_total,
 )
+from lab.papers.reliant.models import PLP, SGC, View, init_discriminators, label_start, view_of
 from lab.papers.reliant.objective import (
     groups_of_framework,
     initial_proxy,
     mean_proxy,
     with_proxy,
 )
-from lab.papers.reliant.selection import Best, follow, nothing_yet, score_of
-from lab.papers.reliant.students import PLP, SGC, label_start
+from lab.papers.reliant.selection import Best, SelectBy, follow, nothing_yet, score_of
 from lab.train.state import check_key, step_key
 
 Metrics = dict[str, jax.Array]
+
+
+NO_EMBEDDING = (
+    "GraphAKD needs the teacher's embedding, which this knowledge lacks; use CPF or export it"
+)
 
 
 class StudentTask(struct.PyTreeNode):
@@ -122,11 +122,11 @@ def make_task(config: StudentConfig, graph: FairGraph, teacher: TeacherKnowledge
 
 
 def _check_embedding(config: StudentConfig, teacher: TeacherKnowledge) -> None:
-    require(
-        teacher.embedding is not None,
-        "GraphAKD needs the teacher's embedding, which this knowledge lacks; use CPF or export it",
+    embedding = require_given(
+        teacher.embedding,
+        NO_EMBEDDING,
     )
-    width, own = teacher.embedding.shape[1], config.sgc.hidden_dim
+    width, own = embedding.shape[1], config.sgc.hidden_dim
     require(
         own in (None, width) or config.project_embedding,
         f"the student is {own} wide and the teacher's embedding {width}: leave sgc.hidden_dim None "
@@ -160,7 +160,7 @@ def student_outputs(
     return _apply(config, task, student_module(config, task).apply, {"params": params}, proxy, key)
 
 
-def _apply(config, task, call, first, proxy, key):
+def _apply(config, task, call, first, proxy, key) -> Any:
     """`call(first, inputs of the student ...)`, for apply and init alike."""
     graph, fairness = task.graph, config.fairness
     features = with_proxy(graph.features, proxy, fairness)
@@ -190,7 +190,7 @@ def init_student(
     variables, _ = _init(config, task, module, student_key, proxy)
     critics = None
     if config.framework == "akd":
-        width = task.teacher.embedding.shape[1]
+        width = require_given(task.teacher.embedding, NO_EMBEDDING).shape[1]
         critics = init_discriminators(critic_key, task.graph.num_classes, width)
     params = {"student": variables["params"], "proxy": proxy, "critics": critics}
     return state_from(config, task, params, run_key, alpha)
@@ -250,7 +250,8 @@ def make_epoch(
         logits, _ = student_outputs(config, task, params["student"], _mean(params["proxy"]), noise)
         metrics |= validation_metrics(config, task, logits)
         metrics["running"] = jnp.float32(1)
-        score = score_of(config.select_by, metrics, state.step, config.min_accuracy, config.min_auc)
+        select_by: SelectBy = require_given(config.select_by, UNRESOLVED)
+        score = score_of(select_by, metrics, state.step, config.min_accuracy, config.min_auc)
         proxy = params["proxy"]
         mean = None if proxy is None else proxy.mean(axis=0)
         kept = {"student": params["student"], "proxy_mean": mean, "logits": logits}
@@ -346,12 +347,13 @@ def _adversarial_step(config, state, task, key):
         return student_outputs(config, task, student, proxy, key)
 
     # One forward pass serves both steps.
-    (logits, embedding), pull_back = jax.vjp(forward, state.params["student"])
+    outputs, pull_back = jax.vjp(forward, state.params["student"])
+    logits, embedding = outputs[0], require_given(outputs[1], "GraphAKD's student has an embedding")
     seen = view_of(logits, embedding, graph.pairs)
     rest = (graph.labels, graph.train_mask)
 
     def critic_loss(critics):
-        return total(
+        return weighted_total(
             discriminator_terms(critics, graph.links, graph.pairs, task.teacher_view, seen, *rest)
         )
 
@@ -373,7 +375,7 @@ def _adversarial_step(config, state, task, key):
             config.akd_g_loss,
         )
         penalty, value = _penalty(config, task, state, logits)
-        return total(terms) + penalty, {**terms, "bias": value}
+        return weighted_total(terms) + penalty, {**terms, "bias": value}
 
     gradient = jax.value_and_grad(student_loss, argnums=(0, 1), has_aux=True)
     (loss, parts), cotangents = gradient(logits, embedding)

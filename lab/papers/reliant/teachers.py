@@ -11,11 +11,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lab.errors import require
+from lab.errors import require, require_given
 from lab.nn.graph import GATConv, GCNConv, SymmetricLinks, propagate
 from lab.nn.hashed_dropout import dropout
 
 Architecture = Literal["gcn", "sage", "gat", "appnp", "sgc", "gcnii", "monet"]
+UNRESOLVED = "the teacher's config has fields that are None; take config.resolved()"
 glorot_relu = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
 
 
@@ -29,6 +30,9 @@ class TeacherConfig:
       learning_rate, weight_decay: the latter as in the released code where None.
       max_epochs, patience: training ends after so many epochs in a row with a strictly lower
         validation accuracy than the best, whose weights (the latest of equals) are kept.
+      select_by: "val_accuracy" is the released code's. Where train nodes are balanced and
+        validation nodes are not, it may keep a teacher that has learned nothing and names the
+        larger class: "last" does not.
       gat_heads; appnp_alpha and appnp_steps; sgc_power; gcnii_alpha and gcnii_lambda (Chen et al.,
         2020); monet_kernels: of those architectures alone.
     """
@@ -41,6 +45,7 @@ class TeacherConfig:
     weight_decay: float | None = None
     max_epochs: int = 1000
     patience: int = 500
+    select_by: Literal["val_accuracy", "val_loss", "last"] = "val_accuracy"
     gat_heads: int = 8
     appnp_alpha: float = 0.1
     appnp_steps: int = 10
@@ -51,10 +56,14 @@ class TeacherConfig:
 
     def resolved(self) -> "TeacherConfig":
         """The same with the released code's values in place of None."""
-        known = DEFAULTS.get(self.architecture)
-        require(
-            known is not None,
+        known = require_given(
+            DEFAULTS.get(self.architecture),
             f"architecture is {self.architecture!r}; accepted: {', '.join(DEFAULTS)}",
+        )
+        rules = ("val_accuracy", "val_loss", "last")
+        require(
+            self.select_by in rules,
+            f"select_by is {self.select_by!r}; accepted: {', '.join(rules)}",
         )
         given = {name: getattr(self, name) for name in known}
         chosen = {name: known[name] if value is None else value for name, value in given.items()}
@@ -94,7 +103,15 @@ class Teacher(nn.Module):
 
     def widths(self) -> tuple[int, ...]:
         """Output width of each layer."""
-        return (self.config.hidden_dim,) * (self.config.num_layers - 1) + (self.num_classes,)
+        return (self.hidden_dim,) * (self.num_layers - 1) + (self.num_classes,)
+
+    @property
+    def num_layers(self) -> int:
+        return require_given(self.config.num_layers, UNRESOLVED)
+
+    @property
+    def hidden_dim(self) -> int:
+        return require_given(self.config.hidden_dim, UNRESOLVED)
 
 
 class GCN(Teacher):
@@ -113,7 +130,7 @@ class GCN(Teacher):
 
         Args: aggregate, float [N, F], the links times the features where that was computed before.
         """
-        rows, embedding = features, None
+        rows = embedding = features
         widths = self.widths()
         for layer, width in enumerate(widths):
             if layer > 0:
@@ -121,7 +138,7 @@ class GCN(Teacher):
             rows = GCNConv(width, name=f"layers_{layer}")(links, rows, aggregate)
             if layer < len(widths) - 1:
                 rows = nn.relu(rows)
-            embedding = rows if embedding is None else embedding
+            embedding = rows if layer == 0 else embedding
         return rows, embedding
 
 
@@ -151,11 +168,11 @@ class SAGE(Teacher):
     @nn.compact
     def __call__(self, links, features, aggregate=None, *, train):
         """As `GCN`; the features are dropped out, so `aggregate` is of no use."""
-        rows, embedding = features, None
+        rows = embedding = features
         for layer, width in enumerate(self.widths()):
             rows = nn.relu(rows) if layer > 0 else rows
             rows = SAGEGCNConv(width, name=f"layers_{layer}")(links, self.drop(rows, train))
-            embedding = rows if embedding is None else embedding
+            embedding = rows if layer == 0 else embedding
         return rows, embedding
 
 
@@ -166,20 +183,20 @@ class GAT(Teacher):
     def __call__(self, links, features, aggregate=None, *, train):
         """As `GCN`."""
         config, edges = self.config, links.replace(scale=None).as_edges()
-        rows, embedding = features, None
+        rows = embedding = features
         for layer, width in enumerate(self.widths()):
             rows = nn.relu(rows) if layer > 0 else rows
-            is_last = layer == config.num_layers - 1
+            is_last = layer == self.num_layers - 1
             heads = 1 if is_last else config.gat_heads
             conv = GATConv(
                 heads,
                 width // heads,
                 self_loops=False,
-                attention_dropout_rate=config.dropout_rate,
+                attention_dropout_rate=require_given(config.dropout_rate, UNRESOLVED),
                 name=f"layers_{layer}",
             )
             rows = conv(edges, self.drop(rows, train), train=train)
-            embedding = nn.relu(rows) if embedding is None else embedding
+            embedding = nn.relu(rows) if layer == 0 else embedding
         return rows, embedding
 
 
@@ -190,13 +207,13 @@ class APPNP(Teacher):
     def __call__(self, links, features, aggregate=None, *, train):
         """As `GCN`."""
         config = self.config
-        rows, embedding = features, None
+        rows = embedding = features
         for layer, width in enumerate(self.widths()):
             rows = nn.relu(rows) if layer > 0 else rows
             kernel_init = nn.initializers.glorot_uniform()
             dense = nn.Dense(width, kernel_init=kernel_init, name=f"layers_{layer}")
             rows = dense(self.drop(rows, train))
-            embedding = nn.relu(rows) if embedding is None else embedding
+            embedding = nn.relu(rows) if layer == 0 else embedding
         start = rows
         for _ in range(config.appnp_steps):
             rows = (1 - config.appnp_alpha) * propagate(links, rows) + config.appnp_alpha * start
@@ -224,13 +241,13 @@ class GCNII(Teacher):
     def __call__(self, links, features, aggregate=None, *, train):
         """As `GCN`; the embedding is the rows that all layers start from."""
         config = self.config
-        first = nn.relu(nn.Dense(config.hidden_dim, name="input")(self.drop(features, train)))
+        first = nn.relu(nn.Dense(self.hidden_dim, name="input")(self.drop(features, train)))
         rows = first
-        for layer in range(config.num_layers):
+        for layer in range(self.num_layers):
             mixed = propagate(links, self.drop(rows, train))
             mixed = (1 - config.gcnii_alpha) * mixed + config.gcnii_alpha * first
             beta = jnp.log(config.gcnii_lambda / (layer + 1) + 1)
-            dense = nn.Dense(config.hidden_dim, use_bias=False, name=f"layers_{layer}")
+            dense = nn.Dense(self.hidden_dim, use_bias=False, name=f"layers_{layer}")
             rows = nn.relu((1 - beta) * mixed + beta * dense(mixed))
         return nn.Dense(self.num_classes, name="output")(self.drop(rows, train)), first
 
@@ -255,7 +272,7 @@ class MoNet(Teacher):
             values = dense(self.drop(rows, train)).reshape(-1, kernels, width)
             messages = jnp.einsum("ek,ekd->ed", jnp.exp(-0.5 * away), values[links.senders])
             rows = edges.sum_by_target(messages) / jnp.maximum(links.degrees(), 1)[:, None]
-            embedding = nn.relu(rows) if embedding is None else embedding
+            embedding = nn.relu(rows) if layer == 0 else embedding
         return rows, embedding
 
 

@@ -18,14 +18,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import struct
 
-from lab.errors import require
-from lab.papers.reliant.config import StudentConfig, coupled_adam
+from lab.errors import require, require_given
+from lab.papers.reliant.config import UNRESOLVED, StudentConfig, coupled_adam
 from lab.papers.reliant.data import FairGraph
 from lab.papers.reliant.knowledge import TeacherKnowledge
 from lab.papers.reliant.losses import node_cross_entropy
-from lab.papers.reliant.selection import Best, follow, nothing_yet
+from lab.papers.reliant.selection import Best, follow, nothing_yet, score_of
 from lab.papers.reliant.steps import (
     StudentState,
     init_student,
@@ -40,7 +41,7 @@ from lab.train.checkpoints import Checkpoints
 from lab.train.devices import compile_copies
 from lab.train.state import Aux, TrainState, check_key, init_state
 from lab.train.steps import make_train_step
-from lab.train.whole import History, run, run_in_chunks
+from lab.train.whole import History, HostHistory, run, run_in_chunks
 
 
 class TeacherState(TrainState):
@@ -63,7 +64,11 @@ class TaughtTeacher(struct.PyTreeNode):
 
 
 def teach(
-    config: TeacherConfig, graph: FairGraph, keys: jax.Array, *, devices=None
+    config: TeacherConfig,
+    graph: FairGraph,
+    keys: jax.Array,
+    *,
+    devices: Sequence[jax.Device] | None = None,
 ) -> TaughtTeacher:
     """Trains one teacher (a key), or one a key (keys [n]), each in one scan, in one compiled call.
 
@@ -84,20 +89,25 @@ def _compiled_teacher(config: TeacherConfig, devices) -> Callable:
         step = make_teacher_epoch(config, module)
         state, history = run(step, state, graph, config.max_epochs)
         variables = {"params": state.best.value["params"]}
-        logits, embedding = module.apply(
+        output: Any = module.apply(
             variables, graph.links, graph.features, graph.aggregate, train=False
         )
+        logits, embedding = output
         kept = TeacherKnowledge(jax.nn.log_softmax(logits), embedding)
         return TaughtTeacher(kept, variables, state.best.epoch, history)
 
     return compile_copies(train, (0, None), devices, in_turn=_on_cpu())
 
 
+def _optimizer(config: TeacherConfig) -> optax.GradientTransformation:
+    return coupled_adam(config.learning_rate, require_given(config.weight_decay, UNRESOLVED))
+
+
 def init_teacher(
     config: TeacherConfig, module: Teacher, graph: FairGraph, key: jax.Array
 ) -> TeacherState:
     """A fresh state of a teacher."""
-    tx = coupled_adam(config.learning_rate, config.weight_decay)
+    tx = _optimizer(config)
     state = init_state(module, tx, key, graph.links, graph.features, graph.aggregate, train=False)
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return TeacherState(**fields, best=nothing_yet({"params": state.params}))
@@ -118,7 +128,7 @@ def make_teacher_epoch(config: TeacherConfig, module: Teacher) -> Callable:
         loss = node_cross_entropy(logits, graph.labels, graph.train_mask)
         return loss, Aux({}, model_state)
 
-    take = make_train_step(loss_fn, coupled_adam(config.learning_rate, config.weight_decay))
+    take = make_train_step(loss_fn, _optimizer(config))
 
     def epoch(state, graph):
         number = state.step
@@ -128,15 +138,17 @@ def make_teacher_epoch(config: TeacherConfig, module: Teacher) -> Callable:
         )
         correct = (logits.argmax(axis=1) == graph.labels) & graph.val_mask
         accuracy = correct.sum() / graph.val_mask.sum()
+        metrics |= {"val_accuracy": accuracy, "running": jnp.float32(1)}
+        if config.select_by == "val_loss":
+            metrics["val_loss"] = node_cross_entropy(logits, graph.labels, graph.val_mask)
         best = follow(
             state.best,
-            accuracy,
+            score_of(config.select_by, metrics, number),
             number,
             {"params": state.params},
             ties_win=True,
             patience=config.patience,
         )
-        metrics |= {"val_accuracy": accuracy, "running": jnp.float32(1)}
         return state.replace(best=best), metrics
 
     return unless_stopped(epoch)
@@ -157,7 +169,7 @@ class StudentRuns:
     logits: jax.Array
     last_logits: jax.Array
     best_epoch: np.ndarray
-    history: History
+    history: HostHistory
     states: StudentState
 
 
@@ -172,7 +184,7 @@ def train_students(
     devices: Sequence[jax.Device] | None = None,
     checkpoints: Checkpoints | None = None,
     chunk_epochs: int | None = None,
-    on_chunk: Callable[[int, History], None] | None = None,
+    on_chunk: Callable[[int, HostHistory], None] | None = None,
 ) -> StudentRuns:
     """Trains a student for every weight and seed: one scan each, all in one compiled call.
 
@@ -192,12 +204,13 @@ def train_students(
         f"copies is {copies!r}; accepted: auto, together, in_turn",
     )
     task = make_task(config, graph, teacher)
-    weights = [config.alpha] if alphas is None else list(alphas)
+    weights = [require_given(config.alpha, UNRESOLVED)] if alphas is None else list(alphas)
+    max_epochs = require_given(config.max_epochs, UNRESOLVED)
     require(min(weights) >= 0, f"alphas are {weights}; accepted: not negative")
     spread = jnp.repeat(jnp.asarray(weights, jnp.float32), len(keys))
     many = jnp.tile(keys, len(weights))
     in_turn = copies == "in_turn" or (copies == "auto" and _on_cpu())
-    chunk = chunk_epochs or config.max_epochs
+    chunk = chunk_epochs or max_epochs
     begin, run_chunk, finish, whole = _compiled_student(
         _program_of(config), chunk, in_turn, tuple(devices) if devices else None
     )
@@ -208,7 +221,7 @@ def train_students(
             run_chunk,
             begin(many, spread, task),
             task,
-            config.max_epochs,
+            max_epochs,
             chunk,
             checkpoints=checkpoints,
             on_chunk=on_chunk,
@@ -220,7 +233,8 @@ def train_students(
             lambda x: x.reshape(*shape, *x.shape[1:]), (state, history, outputs)
         )
     history = {name: np.asarray(values) for name, values in history.items()}
-    return StudentRuns(*outputs, np.asarray(state.best.epoch), history, state)
+    logits, last = outputs
+    return StudentRuns(logits, last, np.asarray(state.best.epoch), history, state)
 
 
 def predict(
@@ -257,7 +271,7 @@ def _program_of(config: StudentConfig) -> StudentConfig:
 
 @functools.cache
 def _compiled_student(config: StudentConfig, chunk_epochs: int, in_turn: bool, devices):
-    step = make_epoch(config)
+    step, max_epochs = make_epoch(config), require_given(config.max_epochs, UNRESOLVED)
 
     def begin(key, alpha, task):
         return init_student(config, task, key, alpha)
@@ -269,7 +283,7 @@ def _compiled_student(config: StudentConfig, chunk_epochs: int, in_turn: bool, d
         return selected_logits(config, state, task), last_logits(config, state, task)
 
     def whole(key, alpha, task):
-        state, history = run(step, begin(key, alpha, task), task, config.max_epochs)
+        state, history = run(step, begin(key, alpha, task), task, max_epochs)
         return state, history, finish(state, task)
 
     copied = functools.partial(compile_copies, devices=devices, in_turn=in_turn)

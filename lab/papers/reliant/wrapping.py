@@ -10,7 +10,7 @@ logits = apply_fn(state.params["student"], proxied(features, state), None)
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -82,7 +82,8 @@ def make_fair_step(
     """
     # One transformation of both players: optax.partition gives each its own, and a player that is
     # not to move gets zeros, which `_turn` sorts out.
-    players = {"student": tx, "proxy": tx if proxy_tx is None else proxy_tx}
+    players: dict[Hashable, optax.GradientTransformation] = {"student": tx}
+    players["proxy"] = tx if proxy_tx is None else proxy_tx
     both = optax.partition(players, {"student": "student", "proxy": "proxy"})
     proxy_groups = groups if proxy_groups is None else proxy_groups
 

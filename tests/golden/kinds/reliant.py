@@ -11,7 +11,6 @@ from lab.metrics.fairness import equal_opportunity_gap, statistical_parity_gap
 from lab.metrics.ranking import roc_auc
 from lab.papers.reliant import baselines
 from lab.papers.reliant.data import prepare
-from lab.papers.reliant.evaluation import evaluate
 from lab.papers.reliant.features import preprocess, row_l1
 from lab.papers.reliant.knowledge import knowledge
 from lab.papers.reliant.losses import (
@@ -20,6 +19,7 @@ from lab.papers.reliant.losses import (
     kd_loss,
     step_approximation,
 )
+from lab.papers.reliant.metrics import evaluate
 from lab.papers.reliant.objective import bias_groups
 from lab.papers.reliant.selection import follow, nothing_yet
 from lab.papers.reliant.similarity import official_row_weights, similarity_edges

@@ -4,14 +4,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lab.papers.reliant import discriminators
 from lab.papers.reliant.config import StudentConfig, coupled_adam
 from lab.papers.reliant.convert import from_official, to_official
-from lab.papers.reliant.evaluation import evaluate
 from lab.papers.reliant.knowledge import TeacherKnowledge, knowledge
 from lab.papers.reliant.losses import (
     bias,
+    discriminator_terms,
+    generator_terms,
     node_cross_entropy,
+    weighted_total,
+)
+from lab.papers.reliant.metrics import evaluate
+from lab.papers.reliant.models import (
+    PLP,
+    SGC,
+    PLPConfig,
+    SGCConfig,
+    judge_logits,
+    judge_nodes,
+    judge_pairs,
+    view_of,
 )
 from lab.papers.reliant.objective import FairnessConfig, mean_proxy
 from lab.papers.reliant.steps import (
@@ -22,7 +34,6 @@ from lab.papers.reliant.steps import (
     state_from,
     student_outputs,
 )
-from lab.papers.reliant.students import PLP, SGC, PLPConfig, SGCConfig
 from lab.papers.reliant.teachers import TeacherConfig, build_teacher
 from tests.golden.reliant_graphs import graph_of, group, inputs, link_order, named
 
@@ -172,26 +183,24 @@ def akd_losses(entry):
     links, pairs, mask = graph.links, graph.pairs, graph.train_mask
     params = from_official(group(entry, "param"), "discriminators")["params"]
     teacher, student = (
-        discriminators.view_of(
-            jnp.asarray(arrays[f"{name}_logits"]), jnp.asarray(arrays[f"{name}_emb"]), pairs
-        )
+        view_of(jnp.asarray(arrays[f"{name}_logits"]), jnp.asarray(arrays[f"{name}_emb"]), pairs)
         for name in ("teacher", "student")
     )
     rest = (links, pairs, teacher, student, graph.labels, mask)
-    d = discriminators.discriminator_terms(params, *rest)
-    g = discriminators.generator_terms(params, *rest)
-    fixed = discriminators.generator_terms(params, *rest, kind="fixed")
+    d = discriminator_terms(params, *rest)
+    g = generator_terms(params, *rest)
+    fixed = generator_terms(params, *rest, kind="fixed")
     weight, order = config["logit_weight"], link_order(arrays, graph)
     values = {
         "teacher_summary": teacher.summary[:, None],
         "student_summary": student.summary[:, None],
     }
     for name, view in (("teacher", teacher), ("student", student)):
-        values[f"logits_D_{name}"] = discriminators.judge_logits(params["logits"], view.logits)
-        scores = discriminators.judge_pairs(params["local"], links, pairs, view)
+        values[f"logits_D_{name}"] = judge_logits(params["logits"], view.logits)
+        scores = judge_pairs(params["local"], links, pairs, view)
         values[f"local_D_{name}"] = scores[pairs.of_link][order][:, None]
         for letter, of in (("t", teacher), ("s", student)):
-            judged = discriminators.judge_nodes(params["global"], view.rows, of.summary)
+            judged = judge_nodes(params["global"], view.rows, of.summary)
             values[f"global_D_{name}_{letter}sum"] = judged[:, None]
     values |= {
         "D_logit_adv": d["logit_adversarial"],
@@ -199,7 +208,7 @@ def akd_losses(entry):
         "D_local": d["local"],
         "D_global_tsum": d["teacher_summary"],
         "D_global_ssum": d["student_summary"],
-        "D_total": discriminators.total(d, weight),
+        "D_total": weighted_total(d, weight),
         "G_label": g["label"],
         "G_logit_adv": g["logit_adversarial"],
         "G_logit_cls": g["logit_class"],
@@ -208,7 +217,7 @@ def akd_losses(entry):
         "G_global_tsum": g["teacher_summary"],
         "G_global_ssum_official": g["student_summary"],
         "G_global_ssum_fixed": fixed["student_summary"],
-        "G_total_official": discriminators.total(g, weight),
+        "G_total_official": weighted_total(g, weight),
     }
     return named("output", values)
 

@@ -7,6 +7,7 @@ import pytest
 from lab.data.fair_graphs import without_feature
 from lab.errors import DatasetNotFoundError, InvalidInputError, NonFiniteError
 from lab.papers.reliant import (
+    crossed_groups,
     from_coo_folder,
     from_graphs_tuple,
     from_table,
@@ -73,6 +74,18 @@ def test_a_third_value_needs_named_groups_and_others_become_unknown():
     assert three.num_groups == 3
     with pytest.raises(InvalidInputError, match="two or more"):
         prepare(dataset(), groups=(1,))
+
+
+def test_several_attributes_are_compared_as_their_combinations():
+    sex, young = np.array([0, 1, 0, 1, 1, -1]), np.array([0, 0, 1, 1, 1, 1])
+    groups, names = crossed_groups(sex, young)
+    assert names == ((0, 0), (0, 1), (1, 0), (1, 1))
+    np.testing.assert_array_equal(groups, [0, 2, 1, 3, 3, -1])
+    attributes = np.arange(12) % 2, np.arange(12) // 6
+    graph = prepare(dataset(sensitive=crossed_groups(*attributes)[0]), groups=range(len(names)))
+    assert graph.num_groups == 4
+    with pytest.raises(InvalidInputError, match="shapes"):
+        crossed_groups(sex, young[:3])
 
 
 def test_partly_known_attributes():

@@ -8,8 +8,8 @@ import pytest
 from lab.errors import InvalidInputError
 from lab.nn.graph import symmetric_links
 from lab.papers.reliant import PLPConfig, SGCConfig, TeacherConfig
-from lab.papers.reliant.evaluation import parameter_count
-from lab.papers.reliant.students import PLP, SGC, for_new_nodes, label_start
+from lab.papers.reliant.metrics import parameter_count
+from lab.papers.reliant.models import PLP, SGC, for_new_nodes, label_start
 from lab.papers.reliant.teachers import DEFAULTS, build_teacher
 from tests.papers.reliant.graphs import small_graph
 

@@ -181,3 +181,10 @@ def test_teachers_learn_and_each_key_has_its_own():
     assert alone.knowledge.embedding.shape == (graph.num_nodes, 8)
     losses = np.asarray(alone.history["loss"])
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_teacher_may_keep_its_last_epoch():
+    config = TeacherConfig("sgc", max_epochs=3, select_by="last")
+    assert teach(config, small_graph(), jax.random.key(0)).best_epoch == 2
+    with pytest.raises(InvalidInputError, match="val_accuracy, val_loss, last"):
+        teach(TeacherConfig("sgc", select_by="auc"), small_graph(), jax.random.key(0))

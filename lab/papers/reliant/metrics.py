@@ -41,6 +41,7 @@ class Evaluation:
 
 
 SCORES = ("accuracy", "f1", "auc", "delta_sp", "delta_eo", "positive_share")
+GROUP_SCORES = ("accuracy", "f1", "auc", "base_rate", "positive_share")
 
 
 def evaluate(logits: Any, graph: FairGraph, mask: Any = None, *, warn: bool = True) -> Evaluation:
@@ -100,7 +101,8 @@ def evaluate_copies(logits: Any, graph: FairGraph, mask: Any = None) -> dict[str
 def by_group(logits: Any, graph: FairGraph, mask: Any = None) -> list[dict[str, Any]]:
     """One row a group: number of nodes, accuracy, F1, AUC, base and positive rate, confusion.
 
-    Returns: dicts; "confusion" int [C, C], row label, column prediction; NaN where undefined.
+    Returns: dicts with "group", "nodes", those of `GROUP_SCORES` (NaN where undefined) and
+      "confusion" int [C, C], row label, column prediction.
     """
     rows = np.asarray(mask if mask is not None else graph.test_mask)
     scores, labels = np.asarray(logits, np.float64), np.asarray(graph.labels)
@@ -108,7 +110,8 @@ def by_group(logits: Any, graph: FairGraph, mask: Any = None) -> list[dict[str, 
     for group in range(graph.num_groups):
         chosen = rows & (np.asarray(graph.sensitive) == group)
         if not chosen.any():
-            found.append({"group": group, "nodes": 0})
+            found.append({"group": group, "nodes": 0, **dict.fromkeys(GROUP_SCORES, np.nan)})
+            found[-1]["confusion"] = np.zeros((graph.num_classes, graph.num_classes), int)
             continue
         e = evaluate(scores, graph, chosen, warn=False)
         predictions = scores[chosen].argmax(axis=1)
@@ -133,8 +136,8 @@ def changed_predictions(before: Any, after: Any, graph: FairGraph) -> float:
     Counterfactual unfairness where `after` is of the sensitive attribute flipped, instability where
     it is of noisy features (NIFTY): see `training.predict` and `data.with_features`.
     """
-    pair = (np.asarray(logits).argmax(axis=1) for logits in (before, after))
-    return float(share_changed(*pair, np.asarray(graph.test_mask)))
+    old, new = (np.asarray(logits).argmax(axis=1) for logits in (before, after))
+    return float(share_changed(old, new, np.asarray(graph.test_mask)))
 
 
 def parameter_count(params: Mapping[str, Any]) -> int:

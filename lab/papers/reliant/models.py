@@ -1,4 +1,9 @@
-"""The two students: learned label propagation (CPF) and three-layer SGC (GraphAKD)."""
+"""The networks that are distilled into, and those that judge them.
+
+Two students: learned label propagation (CPF) and three-layer SGC (GraphAKD). Three discriminators
+of GraphAKD (He et al., 2022): they tell the teacher's logits, the agreement of its neighbours'
+embeddings and that of its nodes with a summary of the graph from the student's.
+"""
 
 import dataclasses
 import itertools
@@ -8,9 +13,17 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
-from lab.errors import require
-from lab.nn.graph import SymmetricLinks, dropped_neighbour_sum, propagate
+from lab.errors import require, require_given
+from lab.nn.graph import (
+    Pairs,
+    SymmetricLinks,
+    dropped_neighbour_sum,
+    pair_features,
+    pair_products,
+    propagate,
+)
 from lab.nn.hashed_dropout import dropout
 from lab.nn.linear import symmetric_uniform
 
@@ -38,7 +51,7 @@ class PLPConfig:
     attn_drop: float = 0.2
     ptype: Literal["ind", "tra"] = "ind"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.num_layers >= 2, f"num_layers is {self.num_layers}; accepted: 2 and above")
         require(self.mlp_layers >= 0, f"mlp_layers is {self.mlp_layers}; accepted: 0 and above")
         require(self.ptype in ("ind", "tra"), f"ptype is {self.ptype!r}; accepted: ind, tra")
@@ -97,7 +110,7 @@ class PLP(nn.Module):
 
         def step(state, index):
             at = jnp.where(train, index, 0)
-            key = keys[index, 2] if train else None
+            key = None if keys is None else keys[index, 2]
             spread = _attend(links, weights[at], state, config.attn_drop, key)
             if branch is not None:
                 share = jax.nn.sigmoid(mixing)
@@ -107,7 +120,7 @@ class PLP(nn.Module):
             return state, (mixed, state) if return_steps else None
 
         logits, steps = jax.lax.scan(step, start, jnp.arange(num_steps))
-        if not return_steps:
+        if steps is None:
             return logits
         total = propagate(links, weights[0])
         ends = weights[0, links.senders, 0] / total[links.receivers, 0]
@@ -210,7 +223,7 @@ class SGCConfig:
     powers: tuple[int, int, int] = (1, 1, 1)
     dropout_rate: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(min(self.powers) >= 0, f"powers is {self.powers}; accepted: 0 and above")
         rate = self.dropout_rate
         require(0 <= rate < 1, f"dropout_rate is {rate}; accepted: from 0 to below 1")
@@ -223,7 +236,7 @@ class SGConv(nn.Module):
     power: int
 
     @nn.compact
-    def __call__(self, links, rows, aggregate=None):
+    def __call__(self, links: Any, rows: jax.Array, aggregate: Any = None):
         """float [N, d] -> [N, features]; aggregate float [N, d], the links times the rows."""
         glorot = nn.initializers.glorot_uniform()
         kernel = self.param("kernel", glorot, (rows.shape[-1], self.features))
@@ -263,10 +276,11 @@ class SGC(nn.Module):
         Args: links with `scale` (`normalised`); aggregate float [N, F], the links times the
           features.
         """
-        config = self.config
-        rows = features
+        config, rows = self.config, features
+        width = require_given(config.hidden_dim, "sgc.hidden_dim is None; accepted: 1 and above")
+        embedding = rows
         for layer in (0, 1):
-            conv = SGConv(config.hidden_dim, config.powers[layer], name=f"layers_{layer}")
+            conv = SGConv(width, config.powers[layer], name=f"layers_{layer}")
             rows, aggregate = nn.relu(conv(links, rows, aggregate)), None
             embedding = rows
             if train and config.dropout_rate:
@@ -274,3 +288,74 @@ class SGC(nn.Module):
         if self.projection_dim is not None:
             embedding = nn.Dense(self.projection_dim, name="projection")(embedding)
         return SGConv(self.num_classes, config.powers[2], name="layers_2")(links, rows), embedding
+
+
+def init_discriminators(key: jax.Array, num_classes: int, embedding_dim: int) -> dict[str, Any]:
+    """Parameters of all three, as PyTorch initialises them.
+
+    Returns: {"logits": {"hidden_kernel" [C, C], "hidden_bias" [C], "out_kernel" [C, C + 1]},
+      "local", "global": {"diagonal" [D], "scale" [1]}}.
+    """
+    uniform = symmetric_uniform(num_classes**-0.5)
+    first, second, third = jax.random.split(key, 3)
+    metric = {"diagonal": jnp.ones(embedding_dim), "scale": jnp.full(1, 0.5)}
+    return {
+        "logits": {
+            "hidden_kernel": uniform(first, (num_classes, num_classes)),
+            "hidden_bias": uniform(second, (num_classes,)),
+            "out_kernel": uniform(third, (num_classes, num_classes + 1)),
+        },
+        "local": metric,
+        "global": dict(metric),
+    }
+
+
+def judge_logits(params: dict[str, Any], logits: jax.Array) -> jax.Array:
+    """C class scores and one real/fake score of each row: float [N, C] -> [N, C + 1]."""
+    hidden = logits + logits @ params["hidden_kernel"] + params["hidden_bias"]
+    return jax.nn.relu(hidden) @ params["out_kernel"]
+
+
+def unit_rows(embedding: jax.Array) -> jax.Array:
+    """Rows of length 1; a zero row stays zero, with gradient 0. float [N, D]."""
+    squares = jnp.sum(jnp.square(embedding), axis=1, keepdims=True)
+    is_zero = squares == 0
+    norm = jnp.maximum(jnp.sqrt(jnp.where(is_zero, 1, squares)), 1e-12)
+    return jnp.where(is_zero, 0, embedding / norm)
+
+
+def summary(embedding: jax.Array) -> jax.Array:
+    """sigmoid of the mean node embedding: float [N, D] -> [D]."""
+    return jax.nn.sigmoid(embedding.mean(axis=0))
+
+
+def judge_nodes(params: dict[str, Any], rows: jax.Array, graph_summary: jax.Array) -> jax.Array:
+    """How well each node agrees with a summary: unit rows float [N, D] -> [N]."""
+    return params["scale"][0] * (rows @ (params["diagonal"] * graph_summary))
+
+
+class View(struct.PyTreeNode):
+    """What the discriminators see of one network.
+
+    Attributes: logits float [N, C]; rows float [N, D], unit embeddings; features float [P, D], the
+    `pair_features` of the rows; summary float [D].
+    """
+
+    logits: jax.Array
+    rows: jax.Array
+    features: jax.Array
+    summary: jax.Array
+
+
+def view_of(logits: jax.Array, embedding: jax.Array, pairs: Pairs) -> View:
+    """Both sides of a network's output; constant over training for a teacher: made once."""
+    rows = unit_rows(embedding)
+    return View(logits, rows, pair_features(pairs, rows), summary(embedding))
+
+
+def judge_pairs(
+    params: dict[str, Any], links: SymmetricLinks, pairs: Pairs, view: View
+) -> jax.Array:
+    """How well neighbours agree, one score a pair (both directions have the same): float [P]."""
+    scores = pair_products(links, pairs, view.rows, view.features, params["diagonal"])
+    return params["scale"][0] * scores

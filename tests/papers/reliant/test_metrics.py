@@ -61,6 +61,14 @@ def test_groups_and_their_confusion_add_up():
     assert correct / int(graph.test_mask.sum()) == pytest.approx(whole.accuracy)
 
 
+def test_a_group_without_nodes_has_a_row_of_undefined_scores():
+    graph = small_graph()
+    rows = by_group(small_teacher().log_probs, graph, graph.test_mask & (graph.sensitive == 1))
+    assert (rows[0]["nodes"], rows[0]["confusion"].sum()) == (0, 0)
+    assert rows[0].keys() == rows[1].keys()
+    assert np.isnan(rows[0]["accuracy"])
+
+
 def test_predictions_that_change_are_counted_on_test_nodes():
     graph = small_graph()
     labels = jax.nn.one_hot(graph.labels, 2)
