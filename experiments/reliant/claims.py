@@ -191,7 +191,7 @@ def _agnostic(config: Config, study: Study) -> Claim:
     wanted = [
         (dataset, teacher, framework, f"reliant {metric}")
         for dataset in config.datasets
-        for teacher in config.teachers
+        for teacher in (config.teachers if dataset in config.extended else config.teachers[:1])
         for framework in config.frameworks
         for metric in config.metrics
     ]

@@ -110,12 +110,13 @@ def run_study(config: Config, run: Run) -> Study:
         graphs[name] = graph = _prepare(config, dataset)
         notes += _sensitive_note(name, dataset, config)
         bench = _Bench(config, run, name, graph, _changed_graphs(config, dataset, graph))
-        for number, teacher in enumerate(config.teachers):
+        is_extended = name in config.extended
+        for number, teacher in enumerate(config.teachers if is_extended else config.teachers[:1]):
             taught = bench.teacher(teacher)
             cells.append(bench.teacher_cell(teacher, taught))
             for framework in config.frameworks:
                 cells += bench.students(framework, teacher, taught, is_first=number == 0)
-        if name in config.extended:
+        if is_extended:
             taught = bench.teacher(config.teachers[0])
             cells += _peers(bench, dataset, taught) if config.peers else []
             cells += _partly_known(bench, taught)
