@@ -1,5 +1,6 @@
 """The pictures: what the teacher fills in, how tokens look at each other, what students gain."""
 
+import functools
 from typing import Any
 
 import jax
@@ -9,14 +10,18 @@ import numpy as np
 from experiments.tinymim import Config
 from experiments.tinymim.arms import NAMES
 from experiments.tinymim.study import Findings, Student, encoder_copy
+from experiments.tinymim.training import COMPILED_QUICKLY
 from lab.nn.vit import ViT, ViTConfig
 from lab.papers import tinymim
 from lab.papers.tinymim.distill import target_block
+from lab.papers.tinymim.losses import relation_kl
 from lab.papers.tinymim.masking import masking_noise
-from lab.papers.tinymim.pictures import attention_rollout, reconstructed
+from lab.papers.tinymim.pictures import attention_rollout, reconstructed, token_cka
+from lab.papers.tinymim.relations import relation_losses
 from lab.report import Run, figures
 
-SHOWN = 6
+SHOWN, COMPARED = 6, 64
+compiled_once = functools.partial(jax.jit, compiler_options=COMPILED_QUICKLY)
 
 
 def all_pictures(config: Config, run: Run, found: dict[str, Findings], ablations: list) -> list:
@@ -28,6 +33,7 @@ def all_pictures(config: Config, run: Run, found: dict[str, Findings], ablations
         if "relation" in one.students:
             made.append(relation_picture(config, run, name, one))
             made.append(rollout_picture(run, name, one))
+            made.append(likeness_picture(config, run, name, one))
         made.append(loss_picture(run, name, one))
     blocks = [r for r in ablations if r["claim"] in ("C7", "default")]
     if len(blocks) > 1:
@@ -84,7 +90,7 @@ def reconstruction_picture(config: Config, run: Run, name: str, found: Findings)
     model, images = found.teacher_model, shown_images(found)
     noise = masking_noise(jax.random.split(jax.random.key(0), SHOWN), model.encoder.num_patches)
     masking = tinymim.random_masking(noise, config.pretraining.mask_ratio)
-    draw = jax.jit(lambda v: tinymim.MAE(model).apply(v, images, masking)["pixels"])
+    draw = compiled_once(lambda v: tinymim.MAE(model).apply(v, images, masking)["pixels"])
     seen, drawn = reconstructed(
         images, draw(found.teacher.copy(0)), masking, model.encoder.patch_size
     )
@@ -105,9 +111,9 @@ def reconstruction_picture(config: Config, run: Run, name: str, found: Findings)
     )
 
 
-def shown_images(found: Findings) -> jax.Array:
+def shown_images(found: Findings, count: int = SHOWN) -> jax.Array:
     """The first test pictures, normalised."""
-    return jnp.asarray(found.pictures.normalised(jnp.asarray(found.pictures.test_images[:SHOWN])))
+    return jnp.asarray(found.pictures.normalised(jnp.asarray(found.pictures.test_images[:count])))
 
 
 def relation_picture(config: Config, run: Run, name: str, found: Findings) -> Any:
@@ -150,7 +156,7 @@ def relations(
 ) -> dict[str, jax.Array]:
     """QK and VV relations of a block, softmaxed: float [B, M, T, T]."""
     names = tuple(f"block{block}/{part}" for part in "qkv")
-    out = jax.jit(lambda v: ViT(encoder).apply(v, images, names))(variables)
+    out = compiled_once(lambda v: ViT(encoder).apply(v, images, names))(variables)
     tokens = {name[-1]: x for name, x in out.items()}
     logits = tinymim.token_relations(tokens, heads)
     return {kind: jax.nn.softmax(x, axis=-1) for kind, x in logits.items()}
@@ -185,7 +191,7 @@ def rollout(encoder: ViTConfig, variables: Any, images: jax.Array) -> jax.Array:
     """Attention rollout over all blocks: float [B, G, G]."""
     names = tuple(f"block{i}/{part}" for i in range(1, encoder.depth + 1) for part in "qk")
 
-    @jax.jit
+    @compiled_once
     def maps(variables):
         out = ViT(encoder).apply(variables, images, names)
         attentions = []
@@ -197,6 +203,51 @@ def rollout(encoder: ViTConfig, variables: Any, images: jax.Array) -> jax.Array:
         return attention_rollout(attentions)
 
     return maps(variables)
+
+
+def likeness_picture(config: Config, run: Run, name: str, found: Findings) -> Any:
+    """How like students' layers are to the teacher's, and their relations, head by head."""
+    images = shown_images(found, COMPARED)
+    block = target_block(config.distillation, found.teacher.encoder)
+    teacher = layers(found.teacher.encoder, encoder_copy(found.teacher), images, block)
+    arms = [arm for arm in ("relation", "mae") if arm in found.students]
+    fig, axes = figures.new(1, len(arms) + 1, width=3.0 * (len(arms) + 1), height=3.0)
+    distances, text = {}, []
+    for axis, arm in zip(axes, arms, strict=False):
+        one = found.students[arm]
+        student = layers(one.encoder, one.copy(0), images, one.encoder.depth)
+        blocks = range(1, one.encoder.depth + 1), range(1, found.teacher.encoder.depth + 1)
+        cka = [
+            [float(token_cka(student[f"block{i}"], teacher[f"block{j}"])) for j in blocks[1]]
+            for i in blocks[0]
+        ]
+        figures.heat_map(axis, cka, rows=blocks[0], columns=blocks[1], number_format="{:.2f}")
+        figures.label(axis, title=f"CKA, {NAMES[arm]}", x="teacher's block", y="student's block")
+        heads = found.students["relation"].encoder.heads[-1]
+        kl = relation_losses(teacher, student, heads, ("qk", "vv"), relation_kl)
+        distances[NAMES[arm]] = sum(kl.values()).mean(axis=0).tolist()
+        text.append(f"{NAMES[arm]} {np.mean(distances[NAMES[arm]]):.2f}")
+    figures.bars(axes[-1], [str(i + 1) for i in range(heads)], distances)
+    figures.label(axes[-1], title="KL of QK + VV", x="head", y="nats")
+    return run.figure(
+        f"likeness-{name}",
+        fig,
+        caption=f"{name}: likeness of tokens (linear CKA) between the blocks of students and "
+        f"teacher, and how far the relations of a student's last block are from those of the "
+        f"teacher's block {block}, head by head; {COMPARED} test pictures.",
+        alt=f"Matrices of CKA, bars of the KL a head; mean KL: {', '.join(text)}.",
+    )
+
+
+def layers(
+    encoder: ViTConfig, variables: Any, images: jax.Array, block: int
+) -> dict[str, jax.Array]:
+    """The output of every block ("block<i>"), and "q", "k", "v" of one."""
+    names = [f"block{i}/block" for i in range(1, encoder.depth + 1)]
+    names += [f"block{block}/{part}" for part in "qkv"]
+    out = compiled_once(lambda v: ViT(encoder).apply(v, images, tuple(names)))(variables)
+    found = {f"block{i}": out[f"block{i}/block"] for i in range(1, encoder.depth + 1)}
+    return found | {part: out[f"block{block}/{part}"] for part in "qkv"}
 
 
 def loss_picture(run: Run, name: str, found: Findings) -> Any:

@@ -52,7 +52,7 @@ def test_every_claim_of_the_paper_has_a_row(finished):
 def test_the_run_folder_holds_tables_and_pictures(finished):
     run, result = finished
     names = {figure.path.split("/")[-1] for figure in result.figures}
-    kinds = ("accuracy", "reconstruction", "relations", "rollout", "losses")
+    kinds = ("accuracy", "reconstruction", "relations", "rollout", "likeness", "losses")
     assert names == {f"{kind}-shapes12.png" for kind in kinds}
     assert all((run.folder / figure.path).stat().st_size > 5000 for figure in result.figures)
     table = json.loads(run.result_path.read_text())["tables"][0]
