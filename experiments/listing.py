@@ -5,7 +5,7 @@ import dataclasses
 from rich.table import Table as Grid
 from rich.text import Text
 
-from experiments import papers
+from experiments import compositions, papers
 from experiments.command import ABOUT_PRESETS, parse
 from experiments.progress import console
 
@@ -37,4 +37,7 @@ def run(args: list[str]) -> int:
         output.print(grid)
     if not papers.names():
         output.print("there are no papers here yet")
+    output.print(Text("Papers put together", style="bold"))
+    for name in compositions.NAMES:
+        output.print(Text(f"  python -m experiments.compositions.{name}"))
     return 0

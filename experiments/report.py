@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from experiments.command import in_one_line, parse
+from experiments.compositions import FOLDER
 from lab.errors import CorruptFileError
 from lab.files import write_atomically
 from lab.report import Result
@@ -53,7 +54,9 @@ def build(runs_dir: Path, output: Path) -> tuple[Path, list[str]]:
             found.append(Finished(result, path.parent))
         elif not _has(found, result):
             found.append(Finished(result, None))
-    return write_atomically(output, render(found, problems)), problems
+    together = [finished for finished in found if finished.result.paper == FOLDER]
+    papers = [finished for finished in found if finished.result.paper != FOLDER]
+    return write_atomically(output, render(papers, problems, together)), problems
 
 
 def _has(found: list[Finished], result: Result) -> bool:

@@ -154,6 +154,32 @@ def test_fullest_preset_fills_the_card_and_the_newest_of_equals_comes_first(fold
     assert places == sorted(places)
 
 
+def test_card_shows_a_picture_of_another_preset_where_its_own_has_none(folder):
+    kept = Finished(example_result(preset="bench"), None)
+    quick = Finished(example_result(preset="quick"), folder)
+    text = render([kept, quick])
+    card = text[text.index('<li class="card">') : text.index("</li>")]
+    assert "bench preset" in card
+    assert base64.b64encode(PNG).decode() in card
+
+
+def test_sections_are_jumped_to_part_by_part(page):
+    places = [link["href"] for link in page.all("a") if "-" in link["href"]]
+    assert places == [
+        f"#graph_unlearning-{part}" for part in ("claims", "figures", "tables", "notes")
+    ]
+
+
+def test_what_belongs_to_several_papers_comes_last_and_is_no_paper(folder):
+    together = example_result(paper="compositions", title="Two in one", claims=())
+    text = render([Finished(example_result(), folder)], (), [Finished(together, None)])
+    page = Page(text)
+    assert "1 paper, 2 claims" in "".join(page.texts)
+    assert text.index('id="graph_unlearning"') < text.index('id="compositions"')
+    assert text.count("Two in one") == 2  # on the card and as a heading
+    assert "#compositions" in [link["href"] for link in page.all("a")]
+
+
 def test_empty_page_says_what_to_do():
     page = Page(render([]))
     assert "python -m experiments" in "".join(page.texts)
