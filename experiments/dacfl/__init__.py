@@ -167,7 +167,7 @@ PRESETS = {
 
 def main(config: Config, run):
     """Runs the study and judges the claims; returns a `lab.report.Result`."""
-    from experiments.dacfl.study import study_result
+    from experiments.dacfl.report import study_result
 
     return study_result(config, run)
 

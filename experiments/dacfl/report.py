@@ -1,14 +1,17 @@
-"""Tables of the study; its claims are in `claims.py`."""
+"""From the study to the result: claims, tables, pictures, notes."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from experiments.dacfl import Config
+from experiments import hosts
+from experiments.dacfl import SUMMARY, TITLE, Config, fullscale
 from experiments.dacfl.cells import CellResult
 from experiments.dacfl.claims import all_claims, rounds_to_target
-from experiments.dacfl.study import Findings
-from lab.report import Measurement, Table
+from experiments.dacfl.pictures import all_pictures
+from experiments.dacfl.study import Findings, check, measure, wants_shapes_only
+from lab.report import Measurement, Result, Table
 
 # (column, algorithm, read-out); D-PSGD and the mean model are one model for all users.
 READOUTS = (
@@ -28,7 +31,24 @@ READOUTS = (
 ONE_MODEL = ("fedavg", "centralised")  # all users hold the same
 EQUAL_BYTES = ("dacfl", "cdsgd", "dsgt", "fedavg")
 
-__all__ = ["all_claims", "all_tables", "notes", "readouts_of"]
+
+def study_result(config: Config, run: Any) -> Result:
+    """Measures everything (what a killed run had measured is kept), then judges it."""
+    check(config)
+    hosts.wait_for_all()
+    if wants_shapes_only(config):
+        return fullscale.shapes_result(config, run)
+    findings = measure(config, run)
+    # The first process shows what all have measured.
+    figures = all_pictures(config, findings, run) if hosts.is_first() else []
+    return Result(
+        TITLE,
+        SUMMARY,
+        claims=all_claims(config, findings),
+        tables=all_tables(config, findings),
+        figures=figures,
+        notes=notes(config),
+    )
 
 
 def readouts_of(results: Mapping[object, CellResult]) -> list[tuple[str, str, str]]:

@@ -6,8 +6,7 @@ from typing import Any
 
 import jax
 
-from experiments import hosts
-from experiments.dacfl import SUMMARY, TITLE, Cifar, Config, theory
+from experiments.dacfl import Cifar, Config, theory
 from experiments.dacfl.cells import (
     OPTIMIZERS,
     Cell,
@@ -23,7 +22,6 @@ from lab.papers.dacfl.mixing import METHODS
 from lab.papers.dacfl.network import ONE_PEER
 from lab.papers.dacfl.partition import SCHEMES
 from lab.papers.dacfl.topology import require_known
-from lab.report import Result
 
 NETWORKS = ("dense", "sparse", "file", ONE_PEER, *dacfl.TOPOLOGIES)
 
@@ -46,27 +44,6 @@ class Findings:
     sizes: dict[int, CellResult]
     cifar: CellResult | None
     theory: dict[str, Any]
-
-
-def study_result(config: Config, run: Any) -> Result:
-    """Measures everything (what a killed run had measured is kept), then judges it."""
-    from experiments.dacfl import fullscale, pictures, report
-
-    check(config)
-    hosts.wait_for_all()
-    if wants_shapes_only(config):
-        return fullscale.shapes_result(config, run)
-    findings = measure(config, run)
-    # The first process shows what all have measured.
-    figures = pictures.all_pictures(config, findings, run) if hosts.is_first() else []
-    return Result(
-        TITLE,
-        SUMMARY,
-        claims=report.all_claims(config, findings),
-        tables=report.all_tables(config, findings),
-        figures=figures,
-        notes=report.notes(config),
-    )
 
 
 def check(config: Config) -> None:
