@@ -67,10 +67,10 @@ def all_tables(config: Config, findings: Findings) -> list[Table]:
         rows = {" ".join(key): result for key, result in findings.grid.items()}
         title = f"Average of Acc, % (Var of Acc, percent²), {_setting(config)}"
         tables += [_scores(title, rows), _worst("Accuracy of the worst user, %", rows)]
-    regimes = findings.regimes | _cifar(findings)
+    regimes = findings.regimes | _cifar(config, findings)
     if regimes:
         first = config.datasets[0]
-        title = f"Other regimes, {first} shards sparse, Average of Acc, % (Var of Acc, percent²)"
+        title = f"Other regimes, shards sparse, {first} unless said, Average of Acc, % (Var of Acc)"
         tables += [_scores(title, regimes), _worst("Worst user in these regimes, %", regimes)]
     if findings.links:
         title = "Lost links: chance in each round, Average of Acc, % (Var of Acc, percent²)"
@@ -104,8 +104,10 @@ def _setting(config: Config) -> str:
     )
 
 
-def _cifar(findings: Findings) -> dict[str, CellResult]:
-    return {"CIFAR-10, small CNN": findings.cifar} if findings.cifar else {}
+def _cifar(config: Config, findings: Findings) -> dict[str, CellResult]:
+    cifar = config.cifar
+    title = f"CIFAR-10, {cifar.model}, {cifar.num_train:,} images, T = {cifar.num_rounds}"
+    return {title: findings.cifar} if findings.cifar else {}
 
 
 def _scores(title: str, rows: Mapping[str, CellResult]) -> Table:

@@ -195,6 +195,7 @@ def mixing_speed(axes: Any, sigmas: Mapping[str, np.ndarray], title: str = "") -
         axes.step(
             np.arange(len(values)), values, _DASHES[number % len(_DASHES)], label=name, color=color
         )
-    axes.set_ylim(-0.03, 1.02)  # a dense network's 0 stays visible
+    axes.set_ylim(-0.03, 1.3)  # a dense network's 0 stays visible, the legend has room
+    axes.set_yticks(np.linspace(0, 1, 6))
     figures.label(axes, title=title, x="round", y="sigma of W")
-    axes.legend()
+    axes.legend(loc="upper center", ncols=2)
