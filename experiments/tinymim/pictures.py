@@ -73,14 +73,12 @@ def score_picture(run: Run, name: str, found: Findings) -> Any:
     )
 
 
-def show(axis: Any, image: np.ndarray, title: str = "", **options: Any) -> None:
+def show(axis: Any, image: np.ndarray, **options: Any) -> None:
     """A picture without ticks."""
     with figures.style():
         axis.imshow(image, interpolation="nearest", **options)
         axis.set(xticks=[], yticks=[])
         axis.grid(visible=False)
-        if title:
-            axis.set_title(title, loc="center", fontsize=9)
         for spine in axis.spines.values():
             spine.set_visible(False)
 
@@ -134,14 +132,16 @@ def relation_picture(config: Config, run: Run, name: str, found: Findings) -> An
         maps["MAE student"] = relations(other.encoder, other.copy(0), image, last, heads)
     columns = [(kind, head) for kind in ("qk", "vv") for head in (0, heads // 2)]
     fig, axes = figures.new(len(maps), 5, width=6.5, height=1.5 * len(maps), squeeze=False)
+    for axis, (kind, head) in zip(axes[0, 1:], columns, strict=True):
+        with figures.style():
+            axis.set_title(f"{kind.upper()}, head {head + 1}", loc="center", fontsize=9)
     for row, (who, found_maps) in zip(axes, maps.items(), strict=True):
         show(row[0], found.pictures.displayed(np.asarray(image[0])))
         row[0].set_ylabel(who, fontsize=8)
         for axis, (kind, head) in zip(row[1:], columns, strict=True):
             values = np.asarray(found_maps[kind][0, head])
-            title = f"{kind.upper()}, head {head + 1}" if row is axes[0] else ""
             top = np.quantile(np.asarray(maps[next(iter(maps))][kind][0, head]), 0.995)
-            show(axis, values, title, cmap="magma", vmin=0, vmax=max(float(top), 1e-6))
+            show(axis, values, cmap="magma", vmin=0, vmax=max(float(top), 1e-6))
     return run.figure(
         f"relations-{name}",
         fig,
@@ -229,6 +229,7 @@ def likeness_picture(config: Config, run: Run, name: str, found: Findings) -> An
         text.append(f"{NAMES[arm]} {np.mean(distances[NAMES[arm]]):.2f}")
     figures.bars(axes[-1], [str(i + 1) for i in range(heads)], distances)
     figures.label(axes[-1], title="KL of QK + VV", x="head", y="nats")
+    axes[-1].margins(y=0.35)  # room for the legend
     return run.figure(
         f"likeness-{name}",
         fig,
@@ -281,7 +282,8 @@ def smoothed(values: np.ndarray, share: float = 0.03) -> np.ndarray:
 
 def ablation_picture(run: Run, rows: list[dict[str, Any]]) -> Any:
     """The probe of every ablation, beside the default's."""
-    rows = sorted(rows, key=lambda row: (row["claim"] != "default", row["claim"]))
+    # C10 after C9
+    rows = sorted(rows, key=lambda r: (r["claim"] != "default", len(r["claim"]), r["claim"]))
     labels = [f"{row['claim']} {row['name']}" for row in rows]
     labels[0] = "default"
     fig, axis = figures.new(width=5.5, height=0.24 * len(rows) + 1.0)
