@@ -45,6 +45,12 @@ class ImageFolder:
 class ImageArchive:
     """Pictures in a zip archive, read as those of `ImageFolder`; made by `image_archive`."""
 
+    path: Path
+    members: tuple[str, ...]
+    canvas: int
+    labels: Any
+    classes: tuple[Any, ...]
+
     def __init__(self, path: Path, members: Sequence[str], labels: Any, classes: Any, canvas: int):
         self.path, self.members, self.canvas = Path(path), tuple(members), canvas
         self.labels, self.classes = labels, tuple(classes)

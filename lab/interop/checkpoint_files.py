@@ -48,6 +48,9 @@ class Checkpoint(Mapping[str, np.ndarray]):
     are damaged.
     """
 
+    path: Path
+    extras: dict[str, Any]
+
     def __init__(
         self,
         path: str | os.PathLike[str],

@@ -61,6 +61,9 @@ class GGUFFile(Mapping[str, np.ndarray]):
     Attributes: path; metadata, key -> bool, int, float, str or a list of them; tensors by name.
     """
 
+    path: Path
+    metadata: dict[str, Any]
+
     def __init__(self, path: Path, metadata: dict[str, Any], tensors: dict[str, GGUFTensor]):
         self.path, self.metadata, self.tensors = path, metadata, tensors
 

@@ -31,6 +31,9 @@ class Checkpoints:
       keep_best: how many of those.
     """
 
+    folder: Path
+    keep: int | None
+
     def __init__(
         self,
         folder: str | os.PathLike[str],

@@ -22,6 +22,10 @@ class CompiledStep:
     device these are plain transfers; on several the arrays get a leading device axis.
     """
 
+    devices: list[jax.Device]
+    local_devices: list[jax.Device]
+    is_parallel: bool
+
     def __init__(self, step: Callable, devices: Sequence[jax.Device], donate: bool):
         self.devices = list(devices)
         self.local_devices = [d for d in devices if d.process_index == jax.process_index()]
@@ -205,6 +209,9 @@ class ShardedFunction:
     `split` what it is given, call it, and `join` what it returns; results may be given to it again
     as they are. Between the two, every array has a leading axis of this host's devices.
     """
+
+    devices: list[jax.Device]
+    local_devices: list[jax.Device]
 
     def __init__(
         self, function: Callable, devices: Sequence[jax.Device], axis_name: str, donated: Any

@@ -29,6 +29,9 @@ class Feed:
       seconds_waited: how long `take` had nothing to give while the devices had nothing to do.
     """
 
+    position: Any
+    seconds_waited: float
+
     def __init__(self, batches: Iterator[Any], compiled: CompiledStep, ahead: int = 2):
         self.position, self.seconds_waited = _position(batches), 0.0
         self._batches: Any = batches  # may have set_state and close
