@@ -1,4 +1,4 @@
-# jaxlib ships no types for its compiled module; without these `jax.Device` is no class to a checker.
+# jaxlib has no types for its compiled module; without these a checker sees no class jax.Device.
 from typing import Any
 
 class Device:
