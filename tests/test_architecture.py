@@ -129,9 +129,9 @@ def test_only_devices_calls_pmap():
 def loaded_by(program: str) -> tuple[float, set[str]]:
     """Seconds that a program takes, and which heavy modules it loads."""
     program = (
-        f"import sys, time; start = time.perf_counter()\n{program}\n"
+        f"import sys, time; start = time.process_time()\n{program}\n"
         "heavy = {'tensorflow_datasets', 'matplotlib', 'torch', 'scipy', 'jax', 'lab.papers'}\n"
-        "print(time.perf_counter() - start, *sorted(heavy & set(sys.modules)))"
+        "print(time.process_time() - start, *sorted(heavy & set(sys.modules)))"
     )
     out = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT

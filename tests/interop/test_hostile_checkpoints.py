@@ -214,10 +214,10 @@ def test_repeated_copies_of_one_object_are_bounded(tmp_path):
     long = pickle.BINUNICODE + (1 << 20).to_bytes(4, "little") + b"x" * (1 << 20)
     encode = name("_codecs.encode") + b"h\x00" + text("latin1") + pickle.TUPLE2 + pickle.REDUCE
     pickled = program(long, b"q\x00", pickle.MARK, encode * 20_000, pickle.TUPLE)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CorruptFileError, match="expands beyond its size"):
         load(tmp_path, pickled)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_container_in_itself(tmp_path):
@@ -236,10 +236,10 @@ def doubling_lists(depth: int = 30) -> bytes:
 
 
 def test_doubling_containers_are_bounded(tmp_path):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CorruptFileError, match="far too many names"):
         load(tmp_path, program(doubling_lists()))
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("argument", [doubling_lists(), b")" + pickle.TUPLE1 * 100_000])
