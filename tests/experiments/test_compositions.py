@@ -79,7 +79,7 @@ def test_weight_on_the_bias_lowers_it_in_every_users_graph(compose):
 
 
 @pytest.mark.slow
-def test_label_propagation_gives_deleted_nodes_away(compose):
+def test_students_asked_without_labels_hardly_give_deleted_nodes_away(compose):
     rows = compose(
         "forgotten_student",
         num_nodes=150,
@@ -88,4 +88,7 @@ def test_label_propagation_gives_deleted_nodes_away(compose):
         num_seeds=2,
         students=("cpf",),
     )
-    assert rows["cpf: the student"]["AUC of the attack"].mean > 0.6
+    # Students that are told the labels they were trained on answer with them: AUC 0 or near 1.
+    aucs = [row["AUC of the attack"].mean for row in rows.values()]
+    assert len(aucs) == 3
+    assert all(0.2 < auc < 0.8 for auc in aucs)
