@@ -4,7 +4,7 @@
     python -m experiments.compositions.fair_over_network    one, with its options (--help)
 
 Every file here is one composition: `TITLE`, `SUMMARY`, `Config` and `main(config, run) -> Result`.
-None needs a file, and none takes a minute on two CPU cores.
+None needs a file; each takes about a minute of CPU time.
 """
 
 NAMES = (
