@@ -21,8 +21,9 @@ def pytest_configure(config):
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
         config.add_cleanup(lambda folder=os.environ[_CACHE]: shutil.rmtree(folder, True))
-    # An example that takes long on a busy machine, or because it compiles, is no failure.
-    hypothesis.settings.register_profile("tenfold", deadline=None)
+    # An example that takes long on a busy machine, or because it compiles, is no failure; a run
+    # draws the examples of the run before, so that a change fails for what it changed.
+    hypothesis.settings.register_profile("tenfold", deadline=None, derandomize=True)
     hypothesis.settings.load_profile("tenfold")
 
 
